@@ -1,0 +1,1 @@
+pub(crate) fn main(_args: &[String]) -> anyhow::Result<()> { anyhow::bail!("not there yet") }

@@ -1,0 +1,32 @@
+//! `cargo xtask setup`: everything that builds, tests, the demo and measurements need.
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    criu, programs,
+    run::{command, run, step},
+};
+
+pub(crate) fn main(args: &[String]) -> Result<()> {
+    let (choice, rest) = criu::choice_from(args)?;
+    ensure!(rest.is_empty(), "setup does not know {rest:?}");
+    everything(choice)
+}
+
+/// Idempotent, and quick where all is there.
+pub(crate) fn everything(choice: criu::Choice) -> Result<()> {
+    step("set-up", || {
+        programs::setup_toolchain()?;
+        programs::setup_libclang()?;
+        criu::setup(choice)?;
+        programs::setup()
+    })
+}
+
+/// `cargo xtask bench`: measurements want an optimised build; all arguments are the benchmark's own.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    everything(criu::Choice::Any)?;
+    let binaries = ["-p", "pageferry-strip", "-p", "pageferry-server", "-p", "pageferry-agent"];
+    step("build (release)", || run(command("cargo").args(["build", "--release", "--bins"]).args(binaries)))?;
+    step("bench", || run(command("cargo").args(["run", "--release", "-p", "pageferry-bench", "--"]).args(args)))
+}
