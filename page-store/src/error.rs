@@ -1,0 +1,63 @@
+//! One error for everything that can be wrong with a store.
+
+/// Result of reading or writing a store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is wrong, in which object, at which place, and what to do where there is something to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The object is not there (a file that does not exist, HTTP 404 or 410).
+    #[error("{object}: not found")]
+    NotFound {
+        /// Path or URL.
+        object: String,
+    },
+    /// The object could not be had just now: connection, timeout, a status such as 503, a short body. Worth trying again.
+    #[error("{object}: {problem}")]
+    Unavailable {
+        /// Path or URL.
+        object: String,
+        /// What happened.
+        problem: String,
+    },
+    /// A file of this machine could not be read or written.
+    #[error("{object}: {source}")]
+    Io {
+        /// Path.
+        object: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The bytes are not what they should be: digest, length, structure.
+    #[error("{object}: {place}: {problem}")]
+    Corrupt {
+        /// Path or URL.
+        object: String,
+        /// Where in it.
+        place: String,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// Well formed, but not what this reader knows: a newer format, a host that is not a page store.
+    #[error("{object}: {what}")]
+    Unsupported {
+        /// Path or URL.
+        object: String,
+        /// What it is, and what to do.
+        what: String,
+    },
+    /// The store has no such task.
+    #[error("no task {0} in this checkpoint")]
+    NoSuchTask(criu_images::Pid),
+    /// Something is wrong with the checkpoint itself.
+    #[error(transparent)]
+    Images(#[from] criu_images::Error),
+}
+
+impl Error {
+    /// Whether the same request may succeed later or elsewhere.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Corrupt { .. })
+    }
+}

@@ -1,0 +1,26 @@
+//! The page store: model, writer, reader, object backends.
+//!
+//! A [`Store`] is opened from a local path or an HTTP address. It answers where a page of a task is ([`Store::runs`]) and
+//! hands out verified frames ([`Store::read_frame`], [`Store::stream_frames`]). [`write::split`] makes a store from a checkpoint;
+//! [`raw::RawCheckpoint`] lets a checkpoint directory that was never stripped be read as one.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod error;
+mod manifest;
+mod model;
+pub mod raw;
+mod slim;
+mod store;
+pub mod write;
+
+pub use backend::{Backend, ByteStream, HttpBackend, LocalBackend, read_range};
+pub use error::{Error, Result};
+pub use manifest::{IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals};
+pub use model::{Digest, FRAME_BYTES, FRAME_PAGES, Frame, FrameInfo, FrameNumber, Location, PageNumber, Run};
+pub use slim::SlimDump;
+pub use store::Store;
+
+/// The one mutable name in a store.
+pub const MANIFEST_NAME: &str = "checkpoint.json";

@@ -1,0 +1,143 @@
+//! `checkpoint.json`: what names everything else.
+
+use crate::Result;
+use criu_images::Pid;
+use serde::{Deserialize, Serialize};
+
+/// `checkpoint.json`, checked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always `pageferry-store`.
+    pub format: String,
+    /// Version of the format; 1.
+    pub version: u32,
+    /// Bytes; 4096.
+    pub page_size: u64,
+    /// Pages in a full frame; 16.
+    pub frame_pages: u64,
+    /// Identity of the checkpoint: BLAKE3 over its index objects and the files of its slim dump. The slim dump carries the same
+    /// (`.pageferry/checkpoint-id`), so that a store and a slim dump that do not belong together are refused.
+    pub checkpoint_id: String,
+    /// `inventory.img_version`.
+    pub image_version: u32,
+    /// In the order of `pstree.img`; an index names tasks by their position here.
+    pub tasks: Vec<TaskEntry>,
+    /// Parts of the index, in the order of (task, address) and of frame number.
+    pub index: Vec<IndexObject>,
+    /// In the order of their frames.
+    pub packs: Vec<PackObject>,
+    /// The slim dump.
+    pub slim: SlimObject,
+    /// Sums.
+    pub totals: Totals,
+    /// Hot pages, one set per name (none yet).
+    #[serde(default)]
+    pub working_sets: Vec<serde_json::Value>,
+}
+
+impl Manifest {
+    /// Parses and checks (`object` is for messages).
+    pub fn parse(_object: &str, _json: &[u8]) -> Result<Self> {
+        todo!()
+    }
+    /// Position of a task in [`Manifest::tasks`].
+    pub fn task_position(&self, pid: Pid) -> Option<usize> {
+        self.tasks.iter().position(|t| t.pid == pid.get())
+    }
+}
+
+/// An immutable object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Name relative to the store.
+    pub object: String,
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3 of all of it, 64 hex digits.
+    pub blake3: String,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskEntry {
+    /// Virtual pid.
+    pub pid: u32,
+    /// Of its parent; absent for the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u32>,
+    /// Program name.
+    pub comm: String,
+    /// Thread ids.
+    pub threads: Vec<u32>,
+    /// `alive`, `stopped`, `dead`.
+    pub state: String,
+    /// Pages that this store holds for it, zero pages included.
+    pub lazy_pages: u64,
+    /// Pages that are in the slim dump.
+    pub slim_pages: u64,
+}
+
+/// A part of the index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexObject {
+    /// The object.
+    #[serde(flatten)]
+    pub object: ObjectRef,
+    /// Frames in its frame table; they follow those of the part before.
+    pub frames: u64,
+    /// Position in `tasks` of its first run.
+    pub first_task: u32,
+    /// Address of its first run.
+    pub first_address: u64,
+}
+
+/// How frames lie in a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackEncoding {
+    /// Each is a zstd frame (perhaps of raw blocks).
+    Zstd,
+    /// Each is its plain bytes: the pages file of a raw checkpoint.
+    Plain,
+}
+
+/// A pack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackObject {
+    /// The object.
+    #[serde(flatten)]
+    pub object: ObjectRef,
+    /// How frames lie in it.
+    pub encoding: PackEncoding,
+    /// How many.
+    pub frames: u64,
+}
+
+/// The slim dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlimObject {
+    /// The object: a tar, zstd-compressed.
+    #[serde(flatten)]
+    pub object: ObjectRef,
+    /// Bytes unpacked (content of files).
+    pub unpacked: u64,
+    /// Whether a restore without `--lazy-pages` fails at once instead of spinning.
+    pub tripwire: bool,
+}
+
+/// Sums over the checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Pages in the original dump's pages files.
+    pub dumped_pages: u64,
+    /// Of these, lazy ones.
+    pub lazy_pages: u64,
+    /// Of the lazy ones, all zeros.
+    pub zero_pages: u64,
+    /// Pages in the store's array.
+    pub stored_pages: u64,
+    /// Distinct lazy pages that are not zero (what is stored again to keep memory together is counted once).
+    pub distinct_pages: u64,
+    /// Bytes of all packs.
+    pub pack_bytes: u64,
+}

@@ -1,0 +1,122 @@
+//! Pages, frames, runs: the words of the format.
+
+use bytes::Bytes;
+use criu_images::{PAGE_SIZE, PageRange};
+use std::fmt;
+
+/// Pages in a full frame. zstd's ratio saturates at 64 KiB; 4 KiB frames lose 10-19 % (DESIGN.md, measured).
+pub const FRAME_PAGES: u64 = 16;
+/// Bytes in a full frame, plain.
+pub const FRAME_BYTES: u64 = FRAME_PAGES * PAGE_SIZE;
+
+/// BLAKE3, the first 128 bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 16]);
+
+impl Digest {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut short = [0; 16];
+        short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+        Self(short)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Position of a page in the array of distinct pages. Its frame is that number divided by [`FRAME_PAGES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageNumber(pub u64);
+
+impl PageNumber {
+    /// The frame that holds it.
+    pub fn frame(self) -> FrameNumber {
+        FrameNumber(self.0 / FRAME_PAGES)
+    }
+    /// Its place in that frame, in pages.
+    pub fn in_frame(self) -> usize {
+        (self.0 % FRAME_PAGES) as usize
+    }
+}
+
+/// Position of a frame in the frame table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameNumber(pub u64);
+
+impl FrameNumber {
+    /// Its first page.
+    pub fn first_page(self) -> PageNumber {
+        PageNumber(self.0 * FRAME_PAGES)
+    }
+}
+
+/// Where the content of a run of memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// In the array of distinct pages, from this page on: page `i` of the run is page `number + i`.
+    Page(PageNumber),
+    /// All zeros; not stored.
+    Zero,
+}
+
+/// Neighbouring lazy pages of one task whose content is neighbouring in the store (or all zero).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Addresses.
+    pub range: PageRange,
+    /// Content.
+    pub location: Location,
+}
+
+/// A row of the frame table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// Position in the manifest's `packs`.
+    pub pack: u32,
+    /// First byte in that pack.
+    pub offset: u64,
+    /// Bytes in the pack.
+    pub stored_len: u32,
+    /// Pages in it: [`FRAME_PAGES`], fewer in the last one of a pack.
+    pub pages: u8,
+    /// Of the plain bytes.
+    pub digest: Digest,
+}
+
+/// A frame's plain bytes, which matched their digest.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    number: FrameNumber,
+    bytes: Bytes,
+}
+
+impl Frame {
+    /// Only for bytes that were verified.
+    pub(crate) fn verified(number: FrameNumber, bytes: Bytes) -> Self {
+        Self { number, bytes }
+    }
+    /// Which.
+    pub fn number(&self) -> FrameNumber {
+        self.number
+    }
+    /// All of it: a multiple of a page.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+    /// The bytes of `pages` pages from `first` on; `None` if they are not all in this frame.
+    pub fn pages(&self, first: PageNumber, pages: u64) -> Option<&[u8]> {
+        let from = first.0.checked_sub(self.number.first_page().0)?.checked_mul(PAGE_SIZE)?;
+        let to = pages.checked_mul(PAGE_SIZE)?.checked_add(from)?;
+        self.bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?)
+    }
+}
