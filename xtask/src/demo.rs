@@ -1,1 +1,3 @@
-pub(crate) fn main(_args: &[String]) -> anyhow::Result<()> { anyhow::bail!("not there yet") }
+pub(crate) fn main(_args: &[String]) -> anyhow::Result<()> {
+    anyhow::bail!("not there yet")
+}

@@ -56,6 +56,9 @@ const PYTHON_PROGRAMS: [PythonProgram; 2] = [
     PythonProgram { name: "schemathesis", version: "4.32.5" },
 ];
 
+/// Whose interpreter becomes `bin/python3`.
+const PYTHON_FROM: &str = "gunicorn";
+
 /// Everything but libclang and CRIU.
 pub(crate) fn setup() -> Result<()> {
     let bin = paths::programs_dir()?.join("bin");
@@ -155,6 +158,10 @@ impl PythonProgram {
         let file = place.join("bin").join(self.name);
         ensure!(file.exists(), "{} is missing; remove {} and try again", file.display(), place.display());
         run::link(&file, &bin.join(self.name))?;
+        if self.name == PYTHON_FROM {
+            // The interpreter itself, past any shim: tests checkpoint plain Python programs too.
+            run::link(&fs::canonicalize(place.join("bin/python3"))?, &bin.join("python3"))?;
+        }
         have(self.name, format!("{}, {}", self.version, place.display()));
         Ok(())
     }
@@ -176,7 +183,8 @@ fn find_libclang() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from).into_iter().collect();
     let subfolders = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     folders.extend(subfolders("/usr/lib").filter(|path| path.to_string_lossy().ends_with("-linux-gnu")));
-    folders.extend(subfolders("/usr/lib").filter(|path| path.to_string_lossy().contains("/llvm-")).map(|p| p.join("lib")));
+    folders
+        .extend(subfolders("/usr/lib").filter(|path| path.to_string_lossy().contains("/llvm-")).map(|p| p.join("lib")));
     folders.push("/usr/lib64".into());
     let is_libclang = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();

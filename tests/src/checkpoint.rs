@@ -1,0 +1,133 @@
+//! A checkpoint of a real program, and what `pageferry-strip split` makes of it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{
+    Cell, Workdir, eventually,
+    programs::{Program, State},
+    tools,
+};
+
+/// The pid of a checkpoint's first task: far above what a fresh cell gives to CRIU and other helpers, so that it is free
+/// at restore.
+pub const ROOT_PID: i32 = 10_000;
+
+/// Time for a program to notice that the connections of the last check are closed: CRIU refuses open ones.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A full dump of a program that no longer runs.
+pub struct Checkpoint {
+    /// The images.
+    pub dir: PathBuf,
+    program: Box<dyn Program>,
+    expected: State,
+}
+
+impl Checkpoint {
+    /// Starts a program, notes its whole state, dumps it, which ends it. Files go below `work`, the images to `dump`.
+    pub fn take(work: &Workdir, program: impl Program + 'static) -> Result<Self> {
+        Self::take_boxed(work, Box::new(program))
+    }
+
+    /// [`Checkpoint::take`], for a program chosen at run time.
+    pub fn take_boxed(work: &Workdir, program: Box<dyn Program>) -> Result<Self> {
+        let running = Running::start(work, program)?;
+        running.dump(&work.folder("dump")?, &[])
+    }
+
+    /// The program's whole state before the dump.
+    pub fn expected(&self) -> &State {
+        &self.expected
+    }
+
+    /// The restored program in `cell` is what it was, to the last byte that it can tell.
+    pub fn check(&self, cell: &Cell) -> Result<()> {
+        let state =
+            cell.inside(|| self.program.state()).with_context(|| format!("restored {}", self.program.name()))?;
+        for (question, expected) in &self.expected {
+            let answer = state.get(question);
+            if answer != Some(expected) {
+                bail!("restored {}: {question}\nwas {expected}\nnow {answer:?}", self.program.name());
+            }
+        }
+        if state.len() != self.expected.len() {
+            bail!("restored {} has more to say: {:?}", self.program.name(), state.keys());
+        }
+        Ok(())
+    }
+
+    /// The restored program in `cell` answers one request.
+    pub fn first_reply(&self, cell: &Cell) -> Result<String> {
+        cell.inside(|| self.program.first_reply()).with_context(|| format!("restored {}", self.program.name()))
+    }
+}
+
+/// A program that runs in a cell and can be dumped.
+pub struct Running {
+    cell: Cell,
+    program: Box<dyn Program>,
+    expected: State,
+}
+
+impl Running {
+    /// Starts a program and waits until it is full and ready.
+    pub fn start(work: &Workdir, program: Box<dyn Program>) -> Result<Self> {
+        let cell = Cell::new()?;
+        let folder = work.folder("program")?;
+        let line = program.command(&folder)?;
+        cell.start(ROOT_PID, &line.program, &line.args, &line.env, &folder)?;
+        eventually(|| match cell.proc(ROOT_PID).join("exe").exists() {
+            true => cell.inside(|| program.ready()).map(Ok),
+            // It will never be ready.
+            false => Ok(Err(anyhow!("it has ended"))),
+        })?
+        .with_context(|| format!("{} {}", line.program.display(), line.args.join(" ")))?;
+        cell.inside(|| program.fill())?;
+        let expected = cell.inside(|| program.state())?;
+        std::thread::sleep(SETTLE);
+        Ok(Self { cell, program, expected })
+    }
+
+    /// Dumps the program, which ends it.
+    pub fn dump(self, dir: &Path, options: &[&str]) -> Result<Checkpoint> {
+        self.criu("dump", dir, options)?;
+        Ok(Checkpoint { dir: dir.to_path_buf(), program: self.program, expected: self.expected })
+    }
+
+    /// `criu pre-dump`: the memory only, and the program runs on. For parent chains.
+    pub fn pre_dump(&self, dir: &Path, options: &[&str]) -> Result<()> {
+        self.criu("pre-dump", dir, options)
+    }
+
+    fn criu(&self, action: &str, dir: &Path, options: &[&str]) -> Result<()> {
+        // Logs lie outside the images: those are compared byte for byte.
+        let log = dir.with_extension("log");
+        let mut criu = self.cell.command(tools::criu()?);
+        criu.args([action, "--shell-job", "-v2", "-t", &ROOT_PID.to_string(), "-D"]).arg(dir);
+        criu.arg("-o").arg(&log).args(options);
+        tools::run(&mut criu).with_context(|| std::fs::read_to_string(&log).unwrap_or_default()).map(drop)
+    }
+}
+
+/// What `pageferry-strip split` makes.
+pub struct Split {
+    /// The page store.
+    pub store: PathBuf,
+    /// The slim dump.
+    pub slim: PathBuf,
+}
+
+/// Splits a checkpoint into `store` and `slim` below `work`.
+pub fn split(work: &Workdir, checkpoint: &Checkpoint, options: &[&str]) -> Result<Split> {
+    let split = Split { store: work.path().join("store"), slim: work.path().join("slim") };
+    let mut strip = Command::new(tools::binary("pageferry-strip")?);
+    strip.arg("split").arg(&checkpoint.dir).arg("--store").arg(&split.store).arg("--slim").arg(&split.slim);
+    tools::run(strip.args(options))?;
+    Ok(split)
+}

@@ -1,0 +1,27 @@
+//! The programs at the size that tests use.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use pageferry_tests::programs::{Gunicorn, Java, Node, Program, Redis, Threads};
+
+/// A program by name with so many keys, objects, items, or bytes per part.
+pub fn program(name: &str, size: usize) -> Box<dyn Program> {
+    match name {
+        "redis" => Box::new(Redis { keys: size }),
+        "gunicorn" => Box::new(Gunicorn { items: size }),
+        "node" => Box::new(Node { objects: size }),
+        "java" => Box::new(Java { objects: size }),
+        "threads" => Box::new(Threads { part_size: size }),
+        other => panic!("no program is called {other}"),
+    }
+}
+
+/// Each of them, large enough that memory is most of the dump.
+pub fn all_programs() -> Vec<Box<dyn Program>> {
+    vec![
+        program("redis", 40_000),
+        program("gunicorn", 20_000),
+        program("node", 100_000),
+        program("java", 100_000),
+        program("threads", 1 << 20),
+    ]
+}
