@@ -1,0 +1,278 @@
+//! A store in a directory of this machine.
+
+use super::{ObjectSink, ObjectWriter};
+use crate::{Error, MANIFEST_NAME, Manifest, Result};
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+use tempfile::TempDir;
+
+/// Folders of a store, below its root.
+const FOLDERS: [&str; 4] = ["index", "packs", "slim", "working-sets"];
+/// Prefix of the folder in which objects grow. It is not part of the layout: nobody who reads a store looks there.
+const INCOMING: &str = ".incoming-";
+/// Frames are handed over in pieces of some 20 KiB.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Writes a store to a directory.
+///
+/// Objects grow in a folder of their own below the root and are moved to their names once they are whole and on disk;
+/// `checkpoint.json` comes last, by rename. Dropped without [`ObjectSink::commit`] it removes whatever it made, folders
+/// included, and nothing else: a store that was there before stays as it was. A run that is killed leaves its folder
+/// `.incoming-*`, and perhaps objects, but no `checkpoint.json`; the next run on the same path removes the folder.
+///
+/// One writer at a time: the directory is locked (`flock`) as long as this value lives.
+#[derive(Debug)]
+pub struct LocalSink {
+    root: PathBuf,
+    replace: bool,
+    made: Arc<Mutex<Made>>,
+    /// Before the lock, so that it is gone before another run can look.
+    incoming: Option<TempDir>,
+    _lock: Flock<File>,
+}
+
+/// What this run made and would have to remove again.
+#[derive(Debug, Default)]
+struct Made {
+    folders: Vec<PathBuf>,
+    objects: Vec<PathBuf>,
+    committed: bool,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let object = path.display().to_string();
+    move |source| Error::Io { object, source }
+}
+
+fn refused(path: &Path, what: &str) -> Error {
+    Error::Unsupported { object: path.display().to_string(), what: what.into() }
+}
+
+fn lock(made: &Mutex<Made>) -> MutexGuard<'_, Made> {
+    made.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl LocalSink {
+    /// A store at `root`, which is made if it does not exist. Refused: a folder with anything in it that is not part of a store,
+    /// and, unless `replace` is set, a store. With it, the old `checkpoint.json` stays in force until the new one takes its
+    /// place; then the objects that only the old one named are removed, from under processes that still read them too.
+    pub fn create(root: impl Into<PathBuf>, replace: bool) -> Result<Self> {
+        let root = root.into();
+        let mut made = Made::default();
+        let opened = make_folders(&root, &mut made).and_then(|()| open_root(&root, replace));
+        match opened {
+            Ok((lock, incoming)) => {
+                let made = Arc::new(Mutex::new(made));
+                Ok(Self { root, replace, made, incoming: Some(incoming), _lock: lock })
+            }
+            Err(e) => {
+                made.undo();
+                Err(e)
+            }
+        }
+    }
+
+    /// Its root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn incoming(&self) -> &Path {
+        self.incoming.as_ref().map_or(&self.root, TempDir::path)
+    }
+
+    /// Removes objects that `manifest` does not name: those of the store that it replaced.
+    fn prune(&self, manifest: &Manifest) {
+        let objects = manifest.index.iter().map(|p| &p.object).chain(manifest.packs.iter().map(|p| &p.object));
+        let named: HashSet<PathBuf> =
+            objects.chain([&manifest.slim.object]).map(|o| self.root.join(&o.object)).collect();
+        for entry in FOLDERS.iter().filter_map(|f| fs::read_dir(self.root.join(f)).ok()).flatten().flatten() {
+            if is_object_name(&entry.file_name().to_string_lossy()) && !named.contains(&entry.path()) {
+                // What cannot be removed is not named any more: it costs room, nothing else.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// `<64 hex digits>.<extension>`
+fn is_object_name(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(stem, _)| stem.len() == 64 && stem.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Makes `path` and what lacks above it, noting each.
+fn make_folders(path: &Path, made: &mut Made) -> Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_folders(parent, made)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => made.folders.push(path.into()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(e) => return Err(at(path)(e)),
+    }
+    Ok(())
+}
+
+/// Locks the root, checks that it may be written to, clears what a killed run left.
+fn open_root(root: &Path, replace: bool) -> Result<(Flock<File>, TempDir)> {
+    let dir = File::open(root).map_err(at(root))?;
+    let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EAGAIN => refused(root, "another run is writing to it; wait for that, or choose another place"),
+        errno => at(root)(errno.into()),
+    })?;
+    let mut left_over = Vec::new();
+    for entry in fs::read_dir(root).map_err(at(root))? {
+        let entry = entry.map_err(at(root))?;
+        match entry.file_name().to_string_lossy().as_ref() {
+            MANIFEST_NAME => may_replace(&entry.path(), replace)?,
+            name if name.starts_with(INCOMING) => left_over.push(entry.path()),
+            name if FOLDERS.contains(&name) || name == "lost+found" => {}
+            name => {
+                let what = format!("neither empty nor a page store (it has {name:?}); give a new or empty folder");
+                return Err(refused(root, &what));
+            }
+        }
+    }
+    for path in left_over {
+        fs::remove_dir_all(&path).map_err(at(&path))?;
+    }
+    let incoming = tempfile::Builder::new().prefix(INCOMING).tempdir_in(root).map_err(at(root))?;
+    Ok((lock, incoming))
+}
+
+fn may_replace(path: &Path, replace: bool) -> Result<()> {
+    if !replace {
+        let what = "there is a page store already; give another place, or say --replace to put this one in its stead";
+        return Err(refused(path, what));
+    }
+    let json = fs::read(path).map_err(at(path))?;
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+    if value.get("format").and_then(|f| f.as_str()) == Some("pageferry-store") {
+        return Ok(());
+    }
+    Err(refused(path, "not the manifest of a page store, so nothing here is replaced; give another place"))
+}
+
+fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(at(path))
+}
+
+impl ObjectSink for LocalSink {
+    fn begin(&self) -> Result<Box<dyn ObjectWriter>> {
+        let file = tempfile::Builder::new()
+            .prefix("object-")
+            .make_in(self.incoming(), |path| File::create_new(path))
+            .map_err(at(self.incoming()))?;
+        let (file, path) = file.into_parts();
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        Ok(Box::new(LocalObject { file, path, root: self.root.clone(), made: self.made.clone() }))
+    }
+
+    fn commit(&self, manifest: &[u8]) -> Result<()> {
+        let target = self.root.join(MANIFEST_NAME);
+        let parsed = Manifest::parse(&target.display().to_string(), manifest)?;
+        for folder in FOLDERS.map(|f| self.root.join(f)) {
+            if folder.is_dir() {
+                sync_dir(&folder)?;
+            }
+        }
+        sync_dir(&self.root)?;
+        let growing = self.incoming().join(MANIFEST_NAME);
+        let write = || {
+            let mut file = File::create(&growing)?;
+            file.write_all(manifest)?;
+            file.sync_all()
+        };
+        write().map_err(at(&growing))?;
+        fs::rename(&growing, &target).map_err(at(&target))?;
+        // From here on it is a store; what fails now is said, but nothing is taken back.
+        let made = {
+            let mut made = lock(&self.made);
+            made.committed = true;
+            made.folders.clone()
+        };
+        sync_dir(&self.root)?;
+        for parent in made.iter().filter_map(|f| f.parent()).filter(|p| !p.as_os_str().is_empty()) {
+            sync_dir(parent)?;
+        }
+        if self.replace {
+            self.prune(&parsed);
+        }
+        Ok(())
+    }
+}
+
+impl Made {
+    /// Removes it, newest first. Errors are not reported: there is one already, and what remains is no store.
+    fn undo(&mut self) {
+        for object in self.objects.drain(..).rev() {
+            let _ = fs::remove_file(object);
+        }
+        for folder in self.folders.drain(..).rev() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+impl Drop for LocalSink {
+    fn drop(&mut self) {
+        self.incoming = None;
+        let mut made = lock(&self.made);
+        if !made.committed {
+            made.undo();
+        }
+    }
+}
+
+/// An object in the folder of incoming ones; removed with it, or on drop.
+struct LocalObject {
+    file: BufWriter<File>,
+    path: tempfile::TempPath,
+    root: PathBuf,
+    made: Arc<Mutex<Made>>,
+}
+
+impl LocalObject {
+    /// A full disk is best told by which disk it is.
+    fn in_store(&self) -> impl FnOnce(io::Error) -> io::Error {
+        let root = self.root.display().to_string();
+        move |e| io::Error::new(e.kind(), format!("{root}: {e}"))
+    }
+}
+
+impl Write for LocalObject {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).map_err(self.in_store())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().map_err(self.in_store())
+    }
+}
+
+impl ObjectWriter for LocalObject {
+    /// An object of that name that is there already is replaced: its bytes are the same, unless they have rotted.
+    fn finish(self: Box<Self>, name: &str) -> Result<()> {
+        let target = self.root.join(name);
+        let file = self.file.into_inner().map_err(|e| at(&target)(e.into_error()))?;
+        file.sync_all().map_err(at(&target))?;
+        let mut made = lock(&self.made);
+        if let Some(folder) = target.parent() {
+            make_folders(folder, &mut made)?;
+        }
+        let is_new = !target.exists();
+        self.path.persist(&target).map_err(|e| at(&target)(e.error))?;
+        if is_new {
+            made.objects.push(target);
+        }
+        Ok(())
+    }
+}
