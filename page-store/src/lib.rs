@@ -8,8 +8,10 @@
 
 mod backend;
 mod error;
+pub mod index;
 mod manifest;
 mod model;
+pub mod pack;
 pub mod raw;
 mod slim;
 mod store;

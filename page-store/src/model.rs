@@ -69,6 +69,16 @@ pub enum Location {
     Zero,
 }
 
+impl Location {
+    /// The location `pages` further on in the same run.
+    pub fn advance(self, pages: u64) -> Self {
+        match self {
+            Self::Page(page) => Self::Page(PageNumber(page.0 + pages)),
+            Self::Zero => Self::Zero,
+        }
+    }
+}
+
 /// Neighbouring lazy pages of one task whose content is neighbouring in the store (or all zero).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
