@@ -38,6 +38,15 @@ impl Store {
     pub async fn runs(&self, _pid: Pid, _range: PageRange) -> Result<Vec<Run>> {
         todo!()
     }
+    /// The same as [`Store::runs`] without waiting: `None` if a part of the index that it needs is not loaded yet. The agent answers
+    /// faults with it.
+    pub fn loaded_runs(&self, _pid: Pid, _range: PageRange) -> Result<Option<Vec<Run>>> {
+        todo!()
+    }
+    /// The same store, index shared, read through another backend (the agent wraps one that counts bytes).
+    pub fn with_backend(&self, _backend: Arc<dyn Backend>) -> Self {
+        todo!()
+    }
     /// How many frames there are.
     pub fn frame_count(&self) -> u64 {
         self.manifest.index.iter().map(|p| p.frames).sum()
