@@ -182,9 +182,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pack");
         std::fs::write(&path, &pack).unwrap();
-        let out = std::process::Command::new("/usr/bin/zstd").args(["-d", "-c"]).stdin(std::fs::File::open(&path).unwrap());
-        let mut out = out;
-        let out = out.output().expect("/usr/bin/zstd is part of the test machine");
+        let mut zstd = std::process::Command::new("/usr/bin/zstd");
+        let out = zstd.args(["-d", "-c"]).stdin(std::fs::File::open(&path).unwrap()).output();
+        let out = out.expect("/usr/bin/zstd is part of the test machine");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         assert_eq!(out.stdout, [a.clone(), b, a].concat());
     }

@@ -17,6 +17,8 @@ mod local;
 mod objects;
 mod pipeline;
 mod place;
+#[cfg(test)]
+mod tests;
 
 pub use local::LocalSink;
 
