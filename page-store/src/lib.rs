@@ -11,9 +11,11 @@ mod error;
 pub mod index;
 mod manifest;
 mod model;
+mod names;
 pub mod pack;
 pub mod raw;
 mod slim;
+pub mod slim_writer;
 mod store;
 pub mod write;
 
