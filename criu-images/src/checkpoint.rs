@@ -3,7 +3,7 @@
 use crate::{ImageSource, PageRange, PagesFile, Pid, Result};
 use std::sync::Arc;
 
-/// A whole checkpoint, read from its small images; page bytes stay where they are.
+/// A whole checkpoint ([`Checkpoint::open`]), read from its small images; page bytes stay where they are.
 pub struct Checkpoint {
     /// Where its files are.
     pub source: Arc<dyn ImageSource>,
@@ -18,17 +18,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads and checks everything but page bytes.
-    ///
-    /// A slim dump (lazy entries without bytes, with or without tripwire) opens too: its lazy runs are [`Stored::Elsewhere`].
-    pub fn open(_source: Arc<dyn ImageSource>) -> Result<Self> {
-        todo!()
-    }
     /// The task of that pid.
     pub fn task(&self, pid: Pid) -> Option<&Task> {
         self.tasks.iter().find(|t| t.pid == pid)
     }
-    /// Reads the bytes of `pages` pages at `at`, which came from a run of this checkpoint, into `buf` (a multiple of a page).
+    /// Fills `buf` from byte `offset` of `file`; both came from a run of this checkpoint.
     pub fn read_pages(&self, file: FileNumber, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.pages_files[file.0 as usize].read_exact_at(buf, offset)
     }
@@ -95,8 +89,10 @@ pub struct Mapping {
     pub status: u32,
     /// Offset in the mapped file or segment, in bytes.
     pub file_offset: u64,
-    /// Segment id for shared memory, file id (in `files.img`/`reg-files.img`) for files, else 0.
+    /// Segment id for shared anonymous memory, file id (in `files.img`/`reg-files.img`) for files, else 0.
     pub shmid: u64,
+    /// The [`SharedMemory`] behind it, by its `shmid`, where it is shared memory or a memfd.
+    pub segment: Option<u64>,
     /// Path of the mapped file where `files.img` (or `reg-files.img`) names it, `[heap]`-like names for special ones.
     pub name: Option<String>,
     /// Whether CRIU's restorer registers it with userfaultfd (`vma_entry_can_be_lazy`).
@@ -135,6 +131,8 @@ pub enum Stored {
 pub struct SharedMemory {
     /// CRIU's id for it.
     pub shmid: u64,
+    /// `pages_id` of its pagemap.
+    pub pages_id: u32,
     /// Runs by *offset in the segment* (the `range` counts from 0).
     pub runs: Vec<PageRun>,
 }

@@ -1,6 +1,6 @@
 //! One error for everything that can be wrong with a checkpoint.
 
-use std::io;
+use std::{fmt::Display, io};
 
 /// Result of reading or editing images.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,4 +34,18 @@ pub enum Error {
         /// What it is, by name.
         what: String,
     },
+}
+
+impl Error {
+    pub(crate) fn io(file: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io { file: file.into(), source: source.into() }
+    }
+
+    pub(crate) fn corrupt(file: impl Into<String>, place: impl Display, problem: impl Display) -> Self {
+        Self::Corrupt { file: file.into(), place: place.to_string(), problem: problem.to_string() }
+    }
+
+    pub(crate) fn unsupported(file: impl Into<String>, what: impl Display) -> Self {
+        Self::Unsupported { file: file.into(), what: what.to_string() }
+    }
 }

@@ -6,13 +6,25 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bits;
+mod chain;
 mod checkpoint;
 mod error;
+mod frame;
+mod lazy;
+mod mapping;
+mod messages;
+mod names;
+mod open;
+mod pagemap;
+mod runs;
 pub mod slim;
 mod source;
 mod types;
+mod wire;
 
 pub use checkpoint::{Checkpoint, FileNumber, Mapping, Memory, PageRun, SharedMemory, Stored, Task, TaskState};
 pub use error::{Error, Result};
-pub use source::{ImageDir, ImageSource, PagesFile};
+pub use frame::Kind as ImageKind;
+pub use source::{ImageDir, ImageSource, PagesFile, PagesReader};
 pub use types::{PAGE_SIZE, PageAddr, PageRange, Pid};

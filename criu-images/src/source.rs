@@ -1,9 +1,17 @@
 //! Where image files come from.
 
-use crate::{Error, Result};
-use std::{fs::File, path::PathBuf, sync::Arc};
+use crate::Result;
+use std::sync::Arc;
+
+mod dir;
+mod pages_file;
+
+pub use dir::ImageDir;
+pub use pages_file::{PagesFile, PagesReader};
 
 /// A set of image files: a directory, or the members of an archive.
+///
+/// The folder or link `parent` at the top is not part of the set; it is what [`parent`](Self::parent) gives.
 pub trait ImageSource: Send + Sync {
     /// `name` as the user would type it (path of the file), for messages.
     fn describe(&self, name: &str) -> String;
@@ -15,72 +23,43 @@ pub trait ImageSource: Send + Sync {
     fn open(&self, name: &str) -> Result<Option<PagesFile>>;
     /// The checkpoint that this one builds on, if it is incremental.
     fn parent(&self) -> Result<Option<Box<dyn ImageSource>>>;
-}
-
-/// A directory on disk.
-#[derive(Debug)]
-pub struct ImageDir {
-    path: PathBuf,
-}
-
-impl ImageDir {
-    /// Opens a directory.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        Ok(Self { path: path.into() })
+    /// Symbolic links and where they point, sorted, recursively.
+    fn symlinks(&self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+    /// Folders with nothing in them, sorted, recursively.
+    fn empty_dirs(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    /// Permission bits of a regular file; what CRIU gives its images where a source does not know.
+    fn mode(&self, _name: &str) -> Result<u32> {
+        Ok(0o644)
     }
 }
 
-impl ImageSource for ImageDir {
+impl<S: ImageSource + ?Sized> ImageSource for Arc<S> {
     fn describe(&self, name: &str) -> String {
-        self.path.join(name).display().to_string()
+        (**self).describe(name)
     }
     fn names(&self) -> Result<Vec<String>> {
-        todo!()
+        (**self).names()
     }
-    fn read(&self, _name: &str) -> Result<Option<Vec<u8>>> {
-        todo!()
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        (**self).read(name)
     }
-    fn open(&self, _name: &str) -> Result<Option<PagesFile>> {
-        todo!()
+    fn open(&self, name: &str) -> Result<Option<PagesFile>> {
+        (**self).open(name)
     }
     fn parent(&self) -> Result<Option<Box<dyn ImageSource>>> {
-        todo!()
+        (**self).parent()
     }
-}
-
-/// A file, or a slice of an archive, that is read in place by position.
-#[derive(Debug, Clone)]
-pub struct PagesFile {
-    name: String,
-    file: Arc<File>,
-    base: u64,
-    len: u64,
-}
-
-impl PagesFile {
-    /// `len` bytes of `file` from byte `base`; `name` is for messages.
-    pub fn new(name: String, file: Arc<File>, base: u64, len: u64) -> Self {
-        Self { name, file, base, len }
+    fn symlinks(&self) -> Result<Vec<(String, String)>> {
+        (**self).symlinks()
     }
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
+    fn empty_dirs(&self) -> Result<Vec<String>> {
+        (**self).empty_dirs()
     }
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// Name for messages.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-    /// Fills `buf` from byte `offset`; an error if the file ends before.
-    pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        use std::os::unix::fs::FileExt;
-        let io = |source| Error::Io { file: self.name.clone(), source };
-        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
-            return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
-        }
-        self.file.read_exact_at(buf, self.base + offset).map_err(io)
+    fn mode(&self, name: &str) -> Result<u32> {
+        (**self).mode(name)
     }
 }
