@@ -1,5 +1,5 @@
-//! Leaves a full dump of each program in a folder, to try tools on: `cargo run -p pageferry-tests --example samples -- DIR`.
-//! With `small` as second argument the programs are as small as in tests.
+//! Leaves a full dump of programs in a folder, to try tools on, and says beside each how to restore and check it:
+//! `cargo run -p pageferry-tests --example samples -- FOLDER [small] [NAME...]`. `small` makes them a tenth of the size.
 
 use std::{fs, path::PathBuf};
 
@@ -11,8 +11,10 @@ use pageferry_tests::{
 
 fn main() -> Result<()> {
     let target = PathBuf::from(std::env::args().nth(1).context("usage: samples FOLDER [small]")?);
-    let small = std::env::args().nth(2).is_some();
+    let mut names: Vec<_> = std::env::args().skip(2).collect();
+    let small = names.first().is_some_and(|word| word == "small");
     let scale = if small { 10 } else { 1 };
+    names.drain(..usize::from(small));
     let programs: [Box<dyn Program>; 5] = [
         Box::new(Threads { part_size: (4 << 20) / scale }),
         Box::new(Redis { keys: 200_000 / scale }),
@@ -20,7 +22,8 @@ fn main() -> Result<()> {
         Box::new(Gunicorn { items: 250_000 / scale }),
         Box::new(Java { objects: 1_000_000 / scale }),
     ];
-    for program in programs {
+    for program in programs.into_iter().filter(|program| names.is_empty() || names.iter().any(|n| n == program.name()))
+    {
         let name = program.name();
         let place = target.join(name);
         // The program's own files (class files, the application) are needed at restore.

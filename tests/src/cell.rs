@@ -116,6 +116,13 @@ impl Cell {
         PathBuf::from(format!("/proc/{}/root/proc/{pid}", self.init))
     }
 
+    /// The processes inside, by the pids that they have there.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let proc = PathBuf::from(format!("/proc/{}/root/proc", self.init));
+        let entries = fs::read_dir(&proc).with_context(|| proc.display().to_string())?.flatten();
+        Ok(entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect())
+    }
+
     /// The pid that a process of the cell has outside.
     pub fn outside_pid(&self, pid: i32) -> Result<i32> {
         for entry in fs::read_dir("/proc")?.flatten() {

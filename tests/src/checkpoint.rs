@@ -1,12 +1,13 @@
 //! A checkpoint of a real program, and what `pageferry-strip split` makes of it.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::{
     Cell, Workdir, eventually,
@@ -27,7 +28,11 @@ pub struct Checkpoint {
     pub dir: PathBuf,
     program: Box<dyn Program>,
     expected: State,
+    command_lines: CommandLines,
 }
+
+/// `cmdline` and `environ` of each task by pid. A dead task has neither.
+type CommandLines = BTreeMap<i32, (Vec<u8>, Vec<u8>)>;
 
 impl Checkpoint {
     /// Starts a program, notes its whole state, dumps it, which ends it. Files go below `work`, the images to `dump`.
@@ -62,6 +67,19 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Every task in `cell` shows the command line and the environment that it had, and there are as many.
+    pub fn check_command_lines(&self, cell: &Cell) -> Result<()> {
+        let now = command_lines(cell)?;
+        let pids = |lines: &CommandLines| lines.keys().copied().collect::<Vec<_>>();
+        ensure!(pids(&now) == pids(&self.command_lines), "tasks {:?}, not {:?}", pids(&now), pids(&self.command_lines));
+        for (pid, (cmdline, environ)) in &self.command_lines {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', " ");
+            ensure!(now[pid].0 == *cmdline, "/proc/{pid}/cmdline is {:?}, not {:?}", text(&now[pid].0), text(cmdline));
+            ensure!(now[pid].1 == *environ, "/proc/{pid}/environ is {:?}, not {:?}", text(&now[pid].1), text(environ));
+        }
+        Ok(())
+    }
+
     /// The restored program in `cell` answers one request.
     pub fn first_reply(&self, cell: &Cell) -> Result<String> {
         cell.inside(|| self.program.first_reply()).with_context(|| format!("restored {}", self.program.name()))
@@ -73,6 +91,7 @@ pub struct Running {
     cell: Cell,
     program: Box<dyn Program>,
     expected: State,
+    command_lines: CommandLines,
 }
 
 impl Running {
@@ -91,13 +110,20 @@ impl Running {
         cell.inside(|| program.fill())?;
         let expected = cell.inside(|| program.state())?;
         std::thread::sleep(SETTLE);
-        Ok(Self { cell, program, expected })
+        let command_lines = command_lines(&cell)?;
+        Ok(Self { cell, program, expected, command_lines })
+    }
+
+    /// The namespaces that it runs in.
+    pub fn cell(&self) -> &Cell {
+        &self.cell
     }
 
     /// Dumps the program, which ends it.
     pub fn dump(self, dir: &Path, options: &[&str]) -> Result<Checkpoint> {
         self.criu("dump", dir, options)?;
-        Ok(Checkpoint { dir: dir.to_path_buf(), program: self.program, expected: self.expected })
+        let Self { program, expected, command_lines, .. } = self;
+        Ok(Checkpoint { dir: dir.to_path_buf(), program, expected, command_lines })
     }
 
     /// `criu pre-dump`: the memory only, and the program runs on. For parent chains.
@@ -113,6 +139,16 @@ impl Running {
         criu.arg("-o").arg(&log).args(options);
         tools::run(&mut criu).with_context(|| std::fs::read_to_string(&log).unwrap_or_default()).map(drop)
     }
+}
+
+/// Of all tasks of the program in a cell.
+fn command_lines(cell: &Cell) -> Result<CommandLines> {
+    let mut lines = CommandLines::new();
+    for pid in cell.pids()?.into_iter().filter(|pid| *pid >= ROOT_PID) {
+        let read = |name: &str| std::fs::read(cell.proc(pid).join(name)).with_context(|| format!("/proc/{pid}/{name}"));
+        lines.insert(pid, (read("cmdline")?, read("environ").unwrap_or_default()));
+    }
+    Ok(lines)
 }
 
 /// What `pageferry-strip split` makes.

@@ -1,17 +1,27 @@
 //! Who serves a page store.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::{Daemon, Workdir, free_port, tools};
+use crate::{Cell, Daemon, Workdir, eventually, free_port, http, tools};
 
-/// A server on the loopback address, outside every cell.
+/// Inside a cell no port is taken but those of the programs.
+const PORT_IN_CELL: u16 = 7070;
+
+/// A server on a loopback address: of this machine, or of a cell.
 pub struct Host {
     port: u16,
     /// What follows the port in the store's address.
     path: &'static str,
-    daemon: Daemon,
+    daemon: Option<Daemon>,
+    /// How to start it again.
+    name: &'static str,
+    command: Command,
+    log: PathBuf,
 }
 
 impl Host {
@@ -20,7 +30,18 @@ impl Host {
         let port = free_port()?;
         let mut server = Command::new(tools::binary("pageferry-server")?);
         server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]);
-        Self::start("pageferry-server", &server, &work.path().join("server.log"), port, "/store")
+        Self::start("pageferry-server", server, work.path().join("server.log"), port, "/store")
+    }
+
+    /// `pageferry-server` inside a cell, for an agent that runs there too.
+    pub fn server_in(cell: &Cell, work: &Workdir, store: &Path) -> Result<Self> {
+        let port = PORT_IN_CELL;
+        let mut server = cell.command(tools::binary("pageferry-server")?);
+        server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]);
+        let (name, log) = ("pageferry-server", work.path().join("server-inside.log"));
+        let daemon = Some(Daemon::start(name, &server, &log, None)?);
+        cell.inside(|| eventually(|| http::connect(port)))?;
+        Ok(Self { port, path: "/store", daemon, name, command: server, log })
     }
 
     /// nginx as a plain static host.
@@ -31,13 +52,26 @@ impl Host {
         std::fs::write(&config, nginx_config(port, store))?;
         let mut nginx = Command::new(tools::program("nginx")?);
         nginx.args(["-e", "stderr", "-p"]).arg(&folder).arg("-c").arg(&config);
-        Self::start("nginx", &nginx, &work.path().join("nginx.log"), port, "")
+        Self::start("nginx", nginx, work.path().join("nginx.log"), port, "")
     }
 
-    fn start(name: &str, command: &Command, log: &Path, port: u16, path: &'static str) -> Result<Self> {
-        let mut daemon = Daemon::start(name, command, log, None)?;
-        daemon.wait_for_port(port)?;
-        Ok(Self { port, path, daemon })
+    fn start(name: &'static str, command: Command, log: PathBuf, port: u16, path: &'static str) -> Result<Self> {
+        let mut host = Self { port, path, daemon: None, name, command, log };
+        host.restart()?;
+        Ok(host)
+    }
+
+    /// Kills it; connections break.
+    pub fn stop(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Starts it again, on the same port.
+    pub fn restart(&mut self) -> Result<()> {
+        let mut daemon = Daemon::start(self.name, &self.command, &self.log, None)?;
+        daemon.wait_for_port(self.port)?;
+        self.daemon = Some(daemon);
+        Ok(())
     }
 
     /// Where the page store is: the address that the agent takes.
@@ -50,9 +84,9 @@ impl Host {
         self.port
     }
 
-    /// The process.
-    pub fn daemon(&mut self) -> &mut Daemon {
-        &mut self.daemon
+    /// The largest amount of memory that it has held at once, in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        self.daemon.as_ref().context("it is stopped")?.peak_memory()
     }
 }
 

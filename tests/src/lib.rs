@@ -39,7 +39,7 @@ pub use checkpoint::{Checkpoint, ROOT_PID, Running, Split, split};
 pub use daemon::{Daemon, free_port};
 pub use folders::{assert_same_files, folder_size};
 pub use host::Host;
-pub use restore::{CriuPager, Pager, agent_restore, criu_restore};
+pub use restore::{CriuPager, Pager, agent_restore, agent_restore_in, criu_restore};
 pub use workdir::Workdir;
 
 use std::time::{Duration, Instant};

@@ -19,12 +19,23 @@ pub fn criu_restore(cell: &Cell, images: &Path, work: &Path, options: &[&str]) -
     tools::run(criu.args(options)).map(drop).with_context(log)
 }
 
-/// `pageferry-agent restore` inside a cell, with CRIU's output kept; the agent's own options come before `--`.
+/// `pageferry-agent restore`, the agent and CRIU inside a cell.
 ///
 /// The store is a local path or is served inside the cell: it has a network of its own.
+pub fn agent_restore_in(cell: &Cell, store: &str, images: &Path, options: &[&str]) -> Result<Output> {
+    let agent = cell.command(tools::binary("pageferry-agent")?);
+    restore_with(agent, store, images, &tools::criu()?, options)
+}
+
+/// `pageferry-agent restore`, the agent outside and CRIU inside a cell. `images` is a folder of this test.
 pub fn agent_restore(cell: &Cell, store: &str, images: &Path, options: &[&str]) -> Result<Output> {
-    let mut agent = cell.command(tools::binary("pageferry-agent")?);
-    agent.args(["restore", store, "--images-dir"]).arg(images).arg("--criu").arg(tools::criu()?).args(options);
+    let criu = images.with_extension("criu");
+    cell.entering(&tools::criu()?, &criu)?;
+    restore_with(Command::new(tools::binary("pageferry-agent")?), store, images, &criu, options)
+}
+
+fn restore_with(mut agent: Command, store: &str, images: &Path, criu: &Path, options: &[&str]) -> Result<Output> {
+    agent.args(["restore", store, "--images-dir"]).arg(images).arg("--criu").arg(criu).args(options);
     tools::run(agent.args(["--", "--shell-job"]))
 }
 

@@ -50,10 +50,12 @@ struct PythonProgram {
     version: &'static str,
 }
 
-const PYTHON_PROGRAMS: [PythonProgram; 2] = [
+const PYTHON_PROGRAMS: [PythonProgram; 3] = [
     PythonProgram { name: "gunicorn", version: "23.0.0" },
     // Version 4 generates invalid requests as well, and knows OpenAPI 3.1.
     PythonProgram { name: "schemathesis", version: "4.32.5" },
+    // Its package brings the compiled program.
+    PythonProgram { name: "typos", version: "1.52.0" },
 ];
 
 /// Whose interpreter becomes `bin/python3`.

@@ -1,3 +1,127 @@
-pub(crate) fn main(_args: &[String]) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
+//! `cargo xtask test`: everything that CI checks.
+//!
+//! One cargo profile and one set of features for all steps, so that nothing is built twice.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    criu, paths,
+    run::{self, command, quiet, run, step},
+    setup,
+};
+
+/// How long the server may take to listen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Generated requests per operation of the HTTP interface.
+const SCHEMATHESIS_EXAMPLES: &str = "40";
+
+pub(crate) fn main(args: &[String]) -> Result<()> {
+    let (choice, rest) = criu::choice_from(args)?;
+    let quick = rest.iter().any(|arg| arg == "--quick");
+    ensure!(rest.iter().all(|arg| arg == "--quick"), "test does not know {rest:?}");
+
+    let start = Instant::now();
+    setup::everything(choice)?;
+    step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    step("spelling", || run(command(paths::program("typos")?).current_dir(paths::repo())))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    step("clippy", || run(cargo().args(clippy)))?;
+    let doc = ["doc", "--workspace", "--no-deps", "--quiet"];
+    step("documentation", || run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings")))?;
+    step("licences and sources of dependencies", licences)?;
+    // With tests, so that features are the same as in the next steps.
+    step("build", || run(cargo().args(["build", "--workspace", "--all-targets", "--quiet"])))?;
+    let mut test = cargo();
+    test.args(["test", "--workspace", "--no-fail-fast", "--quiet"]);
+    if quick {
+        test.args(["--exclude", "pageferry-tests"]);
+    }
+    step("tests", || run(&mut test))?;
+    if !quick {
+        step("schemathesis against the live server", schemathesis)?;
+    }
+    eprintln!("{} in {}", run::green("All is well"), run::seconds(start.elapsed()));
+    Ok(())
+}
+
+fn cargo() -> Command {
+    let mut cargo = command("cargo");
+    cargo.current_dir(paths::repo());
+    cargo
+}
+
+/// `deny.toml`, where cargo-deny is installed. It is too slow to build for what it adds to every run.
+fn licences() -> Result<()> {
+    if !run::succeeds(cargo().args(["deny", "--version"])) {
+        eprintln!("    skipped: cargo-deny is not installed (cargo install cargo-deny)");
+        return Ok(());
+    }
+    run(cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))
+}
+
+/// Holds the server to `openapi.yaml` with generated requests, valid and not, on a store and on a raw checkpoint.
+fn schemathesis() -> Result<()> {
+    let folder = paths::target()?.join("tmp").join(format!("schemathesis-{}", std::process::id()));
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let result = schemathesis_in(&folder);
+    fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    result
+}
+
+fn schemathesis_in(folder: &Path) -> Result<()> {
+    let built = paths::target()?.join("debug");
+    quiet(command(built.join("examples/samples")).arg(folder).args(["small", "threads"]))?;
+    let (checkpoint, store) = (folder.join("threads/dump"), folder.join("store"));
+    let mut strip = command(built.join("pageferry-strip"));
+    quiet(strip.arg("split").arg(&checkpoint).arg("--store").arg(&store).arg("--slim").arg(folder.join("slim")))?;
+    for served in [&store, &checkpoint] {
+        let server = Server::start(&built.join("pageferry-server"), served)?;
+        let mut schemathesis = command(paths::program("schemathesis")?);
+        schemathesis.args(["run", "--no-color", "--checks", "all", "--max-examples", SCHEMATHESIS_EXAMPLES]);
+        schemathesis.arg("--url").arg(&server.url).arg(paths::repo().join("openapi.yaml"));
+        // It leaves a folder with its state where it is started.
+        run(schemathesis.current_dir(folder))?;
+    }
+    Ok(())
+}
+
+/// A running `pageferry-server`.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(binary: &PathBuf, store: &Path) -> Result<Self> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let mut server = command(binary);
+        server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]).stdout(Stdio::null());
+        let child = server.spawn().with_context(|| binary.display().to_string())?;
+        let mut server = Self { child, url: format!("http://127.0.0.1:{port}") };
+        let start = Instant::now();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            ensure!(start.elapsed() < PATIENCE, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

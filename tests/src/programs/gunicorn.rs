@@ -22,6 +22,10 @@ impl Program for Gunicorn {
         "gunicorn"
     }
 
+    fn describe(&self) -> String {
+        format!("gunicorn with three preloaded workers over {} Python objects", self.items)
+    }
+
     fn port(&self) -> u16 {
         PORT
     }

@@ -20,6 +20,10 @@ impl Program for Java {
         "java"
     }
 
+    fn describe(&self) -> String {
+        format!("a Java HTTP server over {} objects", self.objects)
+    }
+
     fn port(&self) -> u16 {
         PORT
     }

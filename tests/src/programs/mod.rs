@@ -39,6 +39,9 @@ pub trait Program: Send + Sync {
     /// A word for folders and messages.
     fn name(&self) -> &'static str;
 
+    /// A few words for people: what it is and how large.
+    fn describe(&self) -> String;
+
     /// The port of the cell's loopback address that it listens on.
     fn port(&self) -> u16;
 

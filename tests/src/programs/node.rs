@@ -20,6 +20,10 @@ impl Program for Node {
         "node"
     }
 
+    fn describe(&self) -> String {
+        format!("a node HTTP server over {} objects", self.objects)
+    }
+
     fn port(&self) -> u16 {
         PORT
     }

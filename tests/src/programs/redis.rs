@@ -26,6 +26,10 @@ impl Program for Redis {
         "redis"
     }
 
+    fn describe(&self) -> String {
+        format!("redis-server with {} keys of 1 KiB", self.keys)
+    }
+
     fn port(&self) -> u16 {
         PORT
     }
@@ -69,7 +73,7 @@ impl Program for Redis {
     fn first_reply(&self) -> Result<String> {
         let n = self.keys / 2;
         check_keys(n..(n + 1).min(self.keys))?;
-        Ok(format!("key:{n:08}"))
+        Ok(format!("GET key:{n:08} -> {}", String::from_utf8_lossy(&value(n))))
     }
 
     fn state(&self) -> Result<State> {

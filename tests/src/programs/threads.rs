@@ -20,6 +20,10 @@ impl Program for Threads {
         "threads"
     }
 
+    fn describe(&self) -> String {
+        format!("a Python program with threads, children and shared memory, {} bytes each", self.part_size)
+    }
+
     fn port(&self) -> u16 {
         PORT
     }
