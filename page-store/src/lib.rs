@@ -9,7 +9,7 @@
 mod backend;
 mod error;
 pub mod index;
-mod manifest;
+pub mod manifest;
 mod model;
 mod names;
 pub mod pack;

@@ -1,11 +1,21 @@
 //! `checkpoint.json`: what names everything else.
 
-use crate::Result;
-use criu_images::Pid;
+mod check;
+
+use crate::{Error, FRAME_PAGES, Result};
+use criu_images::{PAGE_SIZE, Pid};
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+
+/// [`Manifest::format`].
+pub const FORMAT: &str = "pageferry-store";
+/// [`Manifest::version`].
+pub const VERSION: u32 = 1;
+/// Most bytes of a manifest: 20 times what a terabyte needs.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// `checkpoint.json`, checked.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always `pageferry-store`.
     pub format: String,
@@ -37,13 +47,62 @@ pub struct Manifest {
 
 impl Manifest {
     /// Parses and checks (`object` is for messages).
-    pub fn parse(_object: &str, _json: &[u8]) -> Result<Self> {
-        todo!()
+    pub fn parse(object: &str, json: &[u8]) -> Result<Self> {
+        let corrupt = |place: String, problem: String| Error::Corrupt { object: object.into(), place, problem };
+        let unsupported = |what: String| Error::Unsupported { object: object.into(), what };
+        let broken = |e: serde_json::Error| corrupt(format!("line {} column {}", e.line(), e.column()), words(&e));
+
+        let head: Head = serde_json::from_slice(json).map_err(|e| match e.is_data() {
+            true => unsupported("JSON, but not a page store's manifest".into()),
+            false => broken(e),
+        })?;
+        if head.format != FORMAT {
+            return Err(unsupported(format!("its format is {:?}, a page store's is {FORMAT:?}", head.format)));
+        }
+        if head.version != u64::from(VERSION) {
+            let version = head.version;
+            let what = format!("store version {version}, made by a newer pageferry (this one reads version {VERSION})");
+            return Err(unsupported(what));
+        }
+        let manifest: Self = serde_json::from_slice(json).map_err(broken)?;
+        if (manifest.page_size, manifest.frame_pages) != (PAGE_SIZE, FRAME_PAGES) {
+            let sizes = format!("pages of {} bytes, {} to a frame", manifest.page_size, manifest.frame_pages);
+            return Err(unsupported(format!("{sizes} (this pageferry reads {PAGE_SIZE} and {FRAME_PAGES})")));
+        }
+        manifest.check().map_err(|(place, problem)| corrupt(place, problem))?;
+        Ok(manifest)
+    }
+    /// The bytes of `checkpoint.json`: always the same for the same manifest.
+    ///
+    /// An error if it says what [`Manifest::parse`] would refuse, so that nothing is written that cannot be read.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let corrupt = |place: String, problem: String| Error::Corrupt {
+            object: format!("{} being written", crate::MANIFEST_NAME),
+            place,
+            problem,
+        };
+        self.check().map_err(|(place, problem)| corrupt(place, problem))?;
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| corrupt("end".into(), e.to_string()))?;
+        json.push(b'\n');
+        Ok(json)
     }
     /// Position of a task in [`Manifest::tasks`].
     pub fn task_position(&self, pid: Pid) -> Option<usize> {
         self.tasks.iter().position(|t| t.pid == pid.get())
     }
+}
+
+/// What every version of a manifest has.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+    version: u64,
+}
+
+/// serde_json's message without the place, which is told apart.
+fn words(error: &impl Display) -> String {
+    let text = error.to_string();
+    text.rfind(" at line ").map_or(text.as_str(), |at| &text[..at]).to_owned()
 }
 
 /// An immutable object.

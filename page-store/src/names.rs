@@ -50,7 +50,9 @@ mod tests {
         for (name, target) in [("parent", ".pageferry/tripwire"), ("a/b", "../c"), ("a", "./b"), ("a/b/c", "../../d")] {
             assert!(is_safe_link(name, target), "{name} -> {target}");
         }
-        for (name, target) in [("a", ".."), ("a", "../b"), ("a/b", "../../c"), ("a", "/etc"), ("a", ""), ("a/b", "c/../../../d")] {
+        for (name, target) in
+            [("a", ".."), ("a", "../b"), ("a/b", "../../c"), ("a", "/etc"), ("a", ""), ("a/b", "c/../../../d")]
+        {
             assert!(!is_safe_link(name, target), "{name} -> {target}");
         }
     }

@@ -186,7 +186,10 @@ impl IndexBuilder {
             self.place(task, run)?;
         }
         if self.pages_named > self.frames * FRAME_PAGES {
-            return Err(misuse(format!("page {}", self.pages_named - 1), &format!("there are only {} frames", self.frames)));
+            return Err(misuse(
+                format!("page {}", self.pages_named - 1),
+                &format!("there are only {} frames", self.frames),
+            ));
         }
         for part in std::mem::take(&mut self.open) {
             if part.columns.frames() > 0 || part.columns.runs() > 0 {
