@@ -127,12 +127,14 @@ impl PrivateSuite {
             quiet(self.apt_get().args(["update", "-o", "APT::Update::Error-Mode=any"]))?;
             Ok(())
         };
-        let tried = match keyring_below(Path::new("/")) {
-            Some(keyring) => update(&keyring),
-            None => Err(anyhow::anyhow!("the system has no Debian archive keyring")),
-        };
-        let Err(error) = tried else { return Ok(()) };
-        fetch("keyring", format!("{error:#}; trying the newest debian-archive-keyring of the system's own sources"));
+        match keyring_below(Path::new("/")).map(|keyring| update(&keyring)) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) if !is_unknown_key(&error) => return Err(error),
+            Some(Err(_)) => {
+                fetch("keyring", "the system's does not know the suite's key; a newer debian-archive-keyring")
+            }
+            None => fetch("keyring", "debian-archive-keyring, from the system's own sources"),
+        }
         let root = self.folder.join("keyring");
         unpack_one("debian-archive-keyring", &root)?;
         let keyring = keyring_below(&root).context("debian-archive-keyring holds no keyring")?;
@@ -153,6 +155,12 @@ impl PrivateSuite {
         }
         apt
     }
+}
+
+/// Whether apt failed because a signature was made with a key that the keyring lacks (gpgv's words, and sqv's).
+fn is_unknown_key(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["NO_PUBKEY", "Missing key", "is not signed"].iter().any(|words| text.contains(words))
 }
 
 fn keyring_below(root: &Path) -> Option<PathBuf> {

@@ -4,7 +4,6 @@
 //! packages would start a service (redis, nginx) are unpacked below `target/programs`, not installed.
 
 use std::{
-    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
 };
@@ -142,19 +141,17 @@ impl PythonProgram {
         if !done.exists() {
             fetch(self.name, format!("{} {} from PyPI, into {}", self.name, self.version, place.display()));
             let _ = fs::remove_dir_all(&place);
-            let venv = |python: &OsStr| {
-                run::quiet(command(python).args(["-m", "venv"]).arg(&place))?;
-                let requirement = format!("{}=={}", self.name, self.version);
-                let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &requirement];
-                run::quiet(command(place.join("bin/python3")).args(pip))
-            };
-            if venv("python3".as_ref()).is_err() {
+            let venv = |python: &str| run::quiet(command(python).args(["-m", "venv"]).arg(&place));
+            if venv("python3").is_err() {
                 // No Python at all, or Debian's, which comes without venv.
                 apt::install(&["python3", "python3-venv"])?;
                 let _ = fs::remove_dir_all(&place);
                 // By its path: what the search path finds first may be the one that has just failed.
-                venv("/usr/bin/python3".as_ref())?;
+                venv("/usr/bin/python3")?;
             }
+            let requirement = format!("{}=={}", self.name, self.version);
+            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &requirement];
+            run::quiet(command(place.join("bin/python3")).args(pip))?;
             fs::write(&done, "")?;
         }
         let file = place.join("bin").join(self.name);

@@ -43,10 +43,17 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// The command as one would type it.
+/// The command as one would type it, without apt's long options.
 fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    let mut words = vec![command.get_program().to_string_lossy()];
+    let mut arguments = command.get_args().map(OsStr::to_string_lossy);
+    while let Some(argument) = arguments.next() {
+        match argument.as_ref() {
+            "-o" => drop(arguments.next()),
+            _ => words.push(argument),
+        }
+    }
+    words.join(" ")
 }
 
 fn tail(output: &Output) -> String {
