@@ -46,6 +46,11 @@ impl Checkpoint {
         running.dump(&work.folder("dump")?, &[])
     }
 
+    /// The program that it is of.
+    pub fn program(&self) -> &dyn Program {
+        self.program.as_ref()
+    }
+
     /// The program's whole state before the dump.
     pub fn expected(&self) -> &State {
         &self.expected

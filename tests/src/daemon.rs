@@ -74,7 +74,8 @@ impl Daemon {
             if start.elapsed() > PATIENCE {
                 bail!("{} has not ended after {} s\n{}", self.name, PATIENCE.as_secs(), self.log());
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            // Measurements take the moment of its end from here.
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
 

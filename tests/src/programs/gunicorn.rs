@@ -44,8 +44,12 @@ impl Program for Gunicorn {
         self.all_workers("/").map(drop)
     }
 
-    fn first_reply(&self) -> Result<String> {
-        http::get(PORT, &format!("/item/{}", self.items / 2))
+    fn items(&self) -> usize {
+        self.items
+    }
+
+    fn reply(&self, item: usize) -> Result<String> {
+        http::get(PORT, &format!("/item/{item}"))
     }
 
     fn state(&self) -> Result<State> {

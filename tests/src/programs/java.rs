@@ -41,8 +41,12 @@ impl Program for Java {
         http::get(PORT, "/").map(drop)
     }
 
-    fn first_reply(&self) -> Result<String> {
-        http::get(PORT, &format!("/item/{}", self.objects / 2))
+    fn items(&self) -> usize {
+        self.objects
+    }
+
+    fn reply(&self, item: usize) -> Result<String> {
+        http::get(PORT, &format!("/item/{item}"))
     }
 
     fn state(&self) -> Result<State> {

@@ -56,8 +56,16 @@ pub trait Program: Send + Sync {
         Ok(())
     }
 
+    /// How many items can be asked for.
+    fn items(&self) -> usize;
+
+    /// One small request, for one item by number.
+    fn reply(&self, item: usize) -> Result<String>;
+
     /// One small request, as after a cold start.
-    fn first_reply(&self) -> Result<String>;
+    fn first_reply(&self) -> Result<String> {
+        self.reply(self.items() / 2)
+    }
 
     /// Touches every byte that the program holds.
     fn state(&self) -> Result<State>;

@@ -29,17 +29,23 @@ impl Program for Node {
     }
 
     fn command(&self, _folder: &Path) -> Result<CommandLine> {
+        let launcher = tools::asset("without_io_uring.py").display().to_string();
+        let node = tools::program("node")?.display().to_string();
         let script = tools::asset("node_app.js").display().to_string();
-        let args = vec![script, PORT.to_string(), self.objects.to_string()];
-        Ok(CommandLine { program: tools::program("node")?, args, env: Vec::new() })
+        let args = vec![launcher, node, script, PORT.to_string(), self.objects.to_string()];
+        Ok(CommandLine { program: tools::program("python3")?, args, env: Vec::new() })
     }
 
     fn ready(&self) -> Result<()> {
         http::get(PORT, "/").map(drop)
     }
 
-    fn first_reply(&self) -> Result<String> {
-        http::get(PORT, &format!("/item/{}", self.objects / 2))
+    fn items(&self) -> usize {
+        self.objects
+    }
+
+    fn reply(&self, item: usize) -> Result<String> {
+        http::get(PORT, &format!("/item/{item}"))
     }
 
     fn state(&self) -> Result<State> {

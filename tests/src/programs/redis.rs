@@ -70,10 +70,13 @@ impl Program for Redis {
         Ok(())
     }
 
-    fn first_reply(&self) -> Result<String> {
-        let n = self.keys / 2;
-        check_keys(n..(n + 1).min(self.keys))?;
-        Ok(format!("GET key:{n:08} -> {}", String::from_utf8_lossy(&value(n))))
+    fn items(&self) -> usize {
+        self.keys
+    }
+
+    fn reply(&self, item: usize) -> Result<String> {
+        check_keys(item..(item + 1).min(self.keys))?;
+        Ok(format!("GET key:{item:08} -> {}", String::from_utf8_lossy(&value(item))))
     }
 
     fn state(&self) -> Result<State> {

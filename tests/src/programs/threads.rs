@@ -39,7 +39,11 @@ impl Program for Threads {
         http::get(PORT, "/").map(drop)
     }
 
-    fn first_reply(&self) -> Result<String> {
+    fn items(&self) -> usize {
+        1
+    }
+
+    fn reply(&self, _item: usize) -> Result<String> {
         http::get(PORT, "/")
     }
 
