@@ -13,25 +13,28 @@
 
 mod batch;
 mod dedup;
+mod describe;
 mod local;
 mod objects;
 mod pipeline;
 mod place;
+mod slim;
 #[cfg(test)]
 mod tests;
 
 pub use local::LocalSink;
 
-use crate::{Manifest, Result};
-use criu_images::Checkpoint;
+use crate::{FRAME_PAGES, Manifest, Result, manifest};
+use criu_images::{Checkpoint, PAGE_SIZE};
 use std::io::Write;
 
 /// What [`split`] needs at most, in bytes, beside what [`Checkpoint`] holds: 88 MiB for remembered pages
 /// ([`dedup::MAX_REMEMBERED`]), 32 MiB for a part of the index, and a dozen batches of 4 MiB between the stages.
 pub const PEAK_BYTES: u64 = 190 << 20;
 
-/// The default zstd level. Measured on redis, node, JVM and prefork Python checkpoints.
-pub const DEFAULT_LEVEL: i32 = 3;
+/// The default zstd level. On redis, node, JVM and prefork Python checkpoints 3 takes half as long again and stores 12 % more, 1 % more,
+/// 0.5 % less and 4 % less: what repeats in memory is words and pointers, which short hash tables find as well.
+pub const DEFAULT_LEVEL: i32 = 1;
 
 /// How to write a store.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +80,7 @@ impl Progress for () {
     fn advance(&self, _bytes: u64) {}
 }
 
-/// Writes all objects of `checkpoint` to `sink`.
+/// Writes all objects of `checkpoint` to `sink`, and commits.
 pub fn split(
     checkpoint: &Checkpoint,
     sink: &dyn ObjectSink,
@@ -85,7 +88,24 @@ pub fn split(
     progress: &dyn Progress,
 ) -> Result<Manifest> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let pages = pipeline::run(checkpoint, sink, options.level, progress, threads, dedup::PageMap::new())?;
-    let _ = pages;
-    todo!("slim, manifest")
+    let map = dedup::PageMap::new();
+    let pipeline::Written { packs, index, counts } =
+        pipeline::run(checkpoint, sink, options.level, progress, threads, map)?;
+    let (slim, checkpoint_id) = slim::write_slim(checkpoint, sink, options.tripwire, &index, progress)?;
+    let manifest = Manifest {
+        format: manifest::FORMAT.into(),
+        version: manifest::VERSION,
+        page_size: PAGE_SIZE,
+        frame_pages: FRAME_PAGES,
+        checkpoint_id,
+        image_version: checkpoint.image_version,
+        tasks: describe::task_entries(checkpoint),
+        totals: describe::totals(checkpoint, counts, packs.iter().map(|p| p.object.size).sum()),
+        index,
+        packs,
+        slim,
+        working_sets: Vec::new(),
+    };
+    sink.commit(&manifest.to_json()?)?;
+    Ok(manifest)
 }

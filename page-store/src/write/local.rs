@@ -2,7 +2,10 @@
 
 use super::{ObjectSink, ObjectWriter};
 use crate::{Error, MANIFEST_NAME, Manifest, Result};
-use nix::fcntl::{Flock, FlockArg};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use std::{
     collections::HashSet,
     fs::{self, File},
@@ -34,7 +37,7 @@ pub struct LocalSink {
     made: Arc<Mutex<Made>>,
     /// Before the lock, so that it is gone before another run can look.
     incoming: Option<TempDir>,
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 /// What this run made and would have to remove again.
@@ -123,10 +126,10 @@ fn make_folders(path: &Path, made: &mut Made) -> Result<()> {
 }
 
 /// Locks the root, checks that it may be written to, clears what a killed run left.
-fn open_root(root: &Path, replace: bool) -> Result<(Flock<File>, TempDir)> {
-    let dir = File::open(root).map_err(at(root))?;
-    let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EAGAIN => refused(root, "another run is writing to it; wait for that, or choose another place"),
+fn open_root(root: &Path, replace: bool) -> Result<(File, TempDir)> {
+    let lock = File::open(root).map_err(at(root))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        Errno::WOULDBLOCK => refused(root, "another run is writing to it; wait for that, or choose another place"),
         errno => at(root)(errno.into()),
     })?;
     let mut left_over = Vec::new();

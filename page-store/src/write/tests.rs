@@ -197,7 +197,9 @@ fn read_back(written: &Written, sink: &MemorySink) -> BTreeMap<(u32, u64), (Vec<
                 let location = run.location.advance(n);
                 let content = match location {
                     Location::Zero => vec![0; PAGE_SIZE as usize],
-                    Location::Page(p) => frame_plain(p.frame())[p.in_frame() * PAGE_SIZE as usize..][..PAGE_SIZE as usize].to_vec(),
+                    Location::Page(p) => {
+                        frame_plain(p.frame())[p.in_frame() * PAGE_SIZE as usize..][..PAGE_SIZE as usize].to_vec()
+                    }
                 };
                 let before = pages.insert((task, run.range.start().get() / PAGE_SIZE + n), (content, location));
                 assert!(before.is_none(), "a page in two runs");
@@ -243,7 +245,8 @@ impl MemorySink {
             assert_eq!(pack.object.blake3, blake3::hash(bytes).to_hex().as_str());
             let table = &bytes[bytes.len() - SeekTable::encoded_len(pack.frames) as usize..];
             let entries = table[8..table.len() - 9].chunks(8);
-            pages += entries.map(|e| u64::from(u32::from_le_bytes(e[4..].try_into().unwrap())) / PAGE_SIZE).sum::<u64>();
+            pages +=
+                entries.map(|e| u64::from(u32::from_le_bytes(e[4..].try_into().unwrap())) / PAGE_SIZE).sum::<u64>();
         }
         pages
     }
@@ -314,7 +317,10 @@ fn a_full_disk_stops_every_stage() {
     for room in [0, 1000, 1 << 20, 7 << 20] {
         let sink = MemorySink::with_room(room);
         let error = pipeline::run(&checkpoint, &sink, 1, &(), 2, PageMap::new()).unwrap_err();
-        assert!(matches!(&error, crate::Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull), "{error}");
+        assert!(
+            matches!(&error, crate::Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+            "{error}"
+        );
     }
 }
 
