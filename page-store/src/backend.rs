@@ -6,6 +6,7 @@ mod response;
 
 pub use http::HttpBackend;
 pub use local::LocalBackend;
+pub(crate) use local::{blocking, stream_range};
 
 use crate::{Error, Result};
 use async_trait::async_trait;

@@ -23,7 +23,7 @@ pub use backend::{Backend, ByteStream, HttpBackend, LocalBackend, read_range};
 pub use error::{Error, Result};
 pub use manifest::{IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals};
 pub use model::{Digest, FRAME_BYTES, FRAME_PAGES, Frame, FrameInfo, FrameNumber, Location, PageNumber, Run};
-pub use slim::SlimDump;
+pub use slim::{SlimDump, checkpoint_id};
 pub use store::Store;
 
 /// The one mutable name in a store.

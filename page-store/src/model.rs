@@ -88,6 +88,22 @@ pub struct Run {
     pub location: Location,
 }
 
+impl Run {
+    /// One run from two, if `next` continues this one in memory and in content.
+    pub fn merge(self, next: Self) -> Option<Self> {
+        let content_continues = match (self.location, next.location) {
+            (Location::Zero, Location::Zero) => true,
+            (Location::Page(a), Location::Page(b)) => a.0.checked_add(self.range.pages()) == Some(b.0),
+            _ => false,
+        };
+        if !content_continues || self.range.end() != next.range.start().get() {
+            return None;
+        }
+        let range = PageRange::from_bytes(self.range.start().get(), next.range.end())?;
+        Some(Self { range, location: self.location })
+    }
+}
+
 /// A row of the frame table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
@@ -108,12 +124,13 @@ pub struct FrameInfo {
 pub struct Frame {
     number: FrameNumber,
     bytes: Bytes,
+    stored_len: u32,
 }
 
 impl Frame {
     /// Only for bytes that were verified.
-    pub(crate) fn verified(number: FrameNumber, bytes: Bytes) -> Self {
-        Self { number, bytes }
+    pub(crate) fn verified(number: FrameNumber, bytes: Bytes, stored_len: u32) -> Self {
+        Self { number, bytes, stored_len }
     }
     /// Which.
     pub fn number(&self) -> FrameNumber {
@@ -122,6 +139,10 @@ impl Frame {
     /// All of it: a multiple of a page.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+    /// Bytes that it has in its pack: what it cost on the way here.
+    pub fn stored_len(&self) -> u32 {
+        self.stored_len
     }
     /// The bytes of `pages` pages from `first` on; `None` if they are not all in this frame.
     pub fn pages(&self, first: PageNumber, pages: u64) -> Option<&[u8]> {

@@ -1,7 +1,7 @@
 //! Writes a slim dump as one object: a tar, zstd-compressed, the same bytes for the same checkpoint.
 
 use crate::names;
-use criu_images::slim::{Entry, PAGEFERRY_DIR, SlimSink};
+use criu_images::slim::{Entry, SlimSink, checkpoint_id_member};
 use std::io::{self, Read, Write};
 use tar::{EntryType, Header};
 use zstd::zstd_safe::CParameter;
@@ -14,15 +14,12 @@ const JOB_BYTES: u32 = 1 << 20;
 /// on whether there are any).
 const MAX_THREADS: usize = 4;
 
+/// zstd's window, as a power of two: what a reader has to set aside. What level 3 takes anyway.
+pub(crate) const WINDOW_LOG: u32 = 21;
 /// Bytes in a tar block.
 pub(crate) const BLOCK: usize = 512;
 /// A name or link target that is longer than its field comes first, as content of a member of this name (GNU tar).
 pub(crate) const LONG_NAME_MEMBER: &str = "././@LongLink";
-
-/// Name of the member, always the last, that says which checkpoint a slim dump is of: 64 hex digits and a newline.
-pub fn checkpoint_id_name() -> String {
-    format!("{PAGEFERRY_DIR}/checkpoint-id")
-}
 
 /// Takes the members of a slim dump and writes the object to `W`.
 ///
@@ -59,13 +56,14 @@ impl<W: Write> SlimArchiveWriter<W> {
         let mut out = zstd::Encoder::new(out, LEVEL)?;
         out.set_parameter(CParameter::NbWorkers(threads as u32))?;
         out.set_parameter(CParameter::JobSize(JOB_BYTES))?;
+        out.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
         out.include_checksum(true)?;
         let mut identity = blake3::Hasher::new();
         identity.update(b"pageferry checkpoint 1\n");
         Ok(Self { out, identity, unpacked: 0 })
     }
 
-    /// Ends the archive with its [`checkpoint_id_name`]: the identity of the slim dump together with these parts of an index
+    /// Ends the archive with its [`checkpoint_id_member`] (64 hex digits and a newline): the identity of the slim dump together with these parts of an index
     /// (`blake3` of each, in order).
     pub fn finish(mut self, index_digests: impl IntoIterator<Item = impl AsRef<str>>) -> io::Result<SlimArchive<W>> {
         for digest in index_digests {
@@ -74,7 +72,7 @@ impl<W: Write> SlimArchiveWriter<W> {
         let checkpoint_id = self.identity.finalize().to_hex().to_string();
         let content = format!("{checkpoint_id}\n");
         let entry = Entry::File { len: content.len() as u64, mode: 0o644 };
-        self.member(&checkpoint_id_name(), &entry, &mut content.as_bytes())?;
+        self.member(checkpoint_id_member(), &entry, &mut content.as_bytes())?;
         self.out.write_all(&[0; 2 * BLOCK])?;
         Ok(SlimArchive { unpacked: self.unpacked, out: self.out.finish()?, checkpoint_id })
     }
@@ -157,7 +155,7 @@ impl<W: Write> SlimSink for SlimArchiveWriter<W> {
         if !names::is_safe(name) {
             return refuse("not a name that a slim dump can hold");
         }
-        if name == checkpoint_id_name() {
+        if name == checkpoint_id_member() {
             return refuse("reserved");
         }
         if let Entry::Symlink { target } = entry

@@ -1,71 +1,140 @@
 //! The reader.
 
-use crate::{Backend, Frame, FrameInfo, FrameNumber, Manifest, Result, Run, SlimDump};
+mod frames;
+mod open;
+mod parts;
+
+use crate::{
+    Backend, Error, Frame, FrameInfo, FrameNumber, Manifest, Result, Run, SlimDump, backend::blocking, index::IndexPart,
+};
 use criu_images::{PageRange, Pid};
-use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use parts::Parts;
 use std::{ops::Range, sync::Arc};
+use tokio::io::AsyncWriteExt;
+
+/// Parts of the index that are fetched at once when many are needed.
+const PARTS_AT_ONCE: usize = 4;
 
 /// An open store: its manifest, and the parts of its index as they are needed.
+///
+/// Cloning is cheap, and clones share the index. Nothing is fetched before it is asked for, and nothing is tried twice: errors for
+/// which [`Error::is_transient`] holds are worth another call.
 #[derive(Debug, Clone)]
 pub struct Store {
     manifest: Arc<Manifest>,
     backend: Arc<dyn Backend>,
+    parts: Arc<Parts>,
+    decoders: Arc<frames::Decoders>,
 }
 
 impl Store {
-    /// Opens a local path (a store, or a raw checkpoint directory) or an `http(s)://` address.
-    pub async fn open(_location: &str) -> Result<Self> {
-        todo!()
+    /// Opens a local path (a store, its `checkpoint.json`, or a raw checkpoint directory) or an `http(s)://` address (of the store or
+    /// of its `checkpoint.json`; a trailing slash makes no difference).
+    ///
+    /// A raw checkpoint is read once, whole, for its digests.
+    pub async fn open(location: &str) -> Result<Self> {
+        Self::from_backend(open::backend(location).await?).await
     }
+
     /// Opens what a backend holds.
-    pub async fn from_backend(_backend: Arc<dyn Backend>) -> Result<Self> {
-        todo!()
+    pub async fn from_backend(backend: Arc<dyn Backend>) -> Result<Self> {
+        let manifest = open::manifest(&*backend).await?;
+        let parts = Arc::new(Parts::new(&manifest));
+        Ok(Self { manifest: Arc::new(manifest), backend, parts, decoders: Arc::default() })
     }
+
     /// The same store, index shared, over connections of its own ([`Backend::fresh`]).
     pub fn with_own_connections(&self) -> Self {
-        todo!()
+        Self { backend: self.backend.fresh(), ..self.clone() }
     }
+
     /// What it holds.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
+
     /// Where it is.
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
     }
-    /// All runs of a task that touch `range`, clipped to it, sorted by address. Addresses without a run are not in the store.
-    /// Loads (once) the parts of the index that it needs.
-    pub async fn runs(&self, _pid: Pid, _range: PageRange) -> Result<Vec<Run>> {
-        todo!()
+
+    /// All runs of a task that touch `range`, clipped to it, sorted by address, neighbours merged. Addresses without a run are not
+    /// in the store. Loads (once) the parts of the index that it needs.
+    pub async fn runs(&self, pid: Pid, range: PageRange) -> Result<Vec<Run>> {
+        let task = self.manifest.task_position(pid).and_then(|task| u32::try_from(task).ok());
+        let task = task.ok_or(Error::NoSuchTask(pid))?;
+        let parts = stream::iter(self.parts.of_range(task, range)).map(|at| self.part(at)).buffered(PARTS_AT_ONCE);
+        let of_part = |mut runs: Vec<Run>, part: &IndexPart| {
+            for run in part.runs(task, range) {
+                // Parts cut runs; the caller need not see where.
+                let merged = runs.pop_if(|last| last.merge(run).is_some()).and_then(|last| last.merge(run));
+                runs.push(merged.unwrap_or(run));
+            }
+            std::future::ready(Ok(runs))
+        };
+        parts.try_fold(Vec::new(), of_part).await
     }
-    /// The same as [`Store::runs`] without waiting: `None` if a part of the index that it needs is not loaded yet. The agent answers
-    /// faults with it.
-    pub fn loaded_runs(&self, _pid: Pid, _range: PageRange) -> Result<Option<Vec<Run>>> {
-        todo!()
-    }
-    /// The same store, index shared, read through another backend (the agent wraps one that counts bytes).
-    pub fn with_backend(&self, _backend: Arc<dyn Backend>) -> Self {
-        todo!()
-    }
+
     /// How many frames there are.
     pub fn frame_count(&self) -> u64 {
-        self.manifest.index.iter().map(|p| p.frames).sum()
+        self.parts.frame_count()
     }
+
     /// A row of the frame table.
-    pub async fn frame_info(&self, _frame: FrameNumber) -> Result<FrameInfo> {
-        todo!()
+    pub async fn frame_info(&self, frame: FrameNumber) -> Result<FrameInfo> {
+        let at = self.parts.of_frame(frame).ok_or_else(|| self.no_such_frame(frame))?;
+        self.part(at).await?.frame(frame).ok_or_else(|| self.no_such_frame(frame))
     }
+
     /// One frame: fetched, decoded, verified.
-    pub async fn read_frame(&self, _frame: FrameNumber) -> Result<Frame> {
-        todo!()
+    pub async fn read_frame(&self, frame: FrameNumber) -> Result<Frame> {
+        let next = FrameNumber(frame.0.saturating_add(1));
+        self.stream_frames(frame..next).next().await.unwrap_or_else(|| Err(self.no_such_frame(frame)))
     }
-    /// Neighbouring frames, by one request for each pack they lie in. Each is handed out, verified, as soon as its bytes are
-    /// there. After an error the stream ends; what came before it stays good.
-    pub fn stream_frames(&self, _frames: Range<FrameNumber>) -> BoxStream<'static, Result<Frame>> {
-        todo!()
+
+    /// Neighbouring frames, by one request for each pack they lie in (and one more where a part of the index ends). Each is handed
+    /// out, verified, as soon as its bytes are there. After an error the stream ends; what came before it stays good.
+    pub fn stream_frames(&self, frames: Range<FrameNumber>) -> BoxStream<'static, Result<Frame>> {
+        frames::stream(self.clone(), frames)
     }
-    /// Fetches the slim dump into an unlinked temporary file and checks its digest.
+
+    /// Fetches the slim dump into an unlinked temporary file and checks its digest and every member.
     pub async fn slim(&self) -> Result<SlimDump> {
-        todo!()
+        let object = &self.manifest.slim.object;
+        let name = self.backend.describe(&object.object);
+        let temporary = |source| Error::Io { object: "temporary file".into(), source };
+        let file = blocking(move || tempfile::tempfile().map_err(temporary)).await?;
+        let mut file = tokio::fs::File::from_std(file);
+        let mut hasher = blake3::Hasher::new();
+        if object.size > 0 {
+            // Backends give exactly so many bytes, or an error.
+            let mut body = self.backend.get_range(&object.object, 0..object.size).await?;
+            while let Some(chunk) = body.next().await.transpose()? {
+                hasher.update(&chunk);
+                file.write_all(&chunk).await.map_err(temporary)?;
+            }
+        }
+        file.flush().await.map_err(temporary)?;
+        let file = file.into_std().await;
+        if hasher.finalize().to_hex().as_str() != object.blake3 {
+            return Err(Error::Corrupt {
+                object: name,
+                place: "digest".into(),
+                problem: "not that of the manifest".into(),
+            });
+        }
+        let manifest = Arc::clone(&self.manifest);
+        blocking(move || SlimDump::from_archive(&name, file, &manifest)).await
+    }
+
+    async fn part(&self, at: usize) -> Result<&IndexPart> {
+        self.parts.load(at, &self.manifest, &*self.backend).await
+    }
+
+    fn no_such_frame(&self, frame: FrameNumber) -> Error {
+        let problem = format!("there are only {} frames", self.frame_count());
+        let object = self.backend.describe(crate::MANIFEST_NAME);
+        Error::Corrupt { object, place: format!("frame {}", frame.0), problem }
     }
 }

@@ -141,7 +141,7 @@ impl IndexBuilder {
         }
         self.pending = Some((task, run));
         if task == last_task
-            && let Some(merged) = merge(last, run)
+            && let Some(merged) = last.merge(run)
         {
             self.pending = Some((task, merged));
             return Ok(());
@@ -250,18 +250,6 @@ impl IndexBuilder {
         }
         Ok(())
     }
-}
-
-/// One run from two, if the second continues the first.
-fn merge(first: Run, second: Run) -> Option<Run> {
-    let content_continues = match (first.location, second.location) {
-        (Location::Zero, Location::Zero) => true,
-        (Location::Page(a), Location::Page(b)) => a.0 + first.range.pages() == b.0,
-        _ => false,
-    };
-    let range = PageRange::from_bytes(first.range.start().get(), second.range.end())?;
-    (content_continues && first.range.end() == second.range.start().get())
-        .then_some(Run { range, location: first.location })
 }
 
 /// The first `pages` pages of a run, and what is left.

@@ -1,0 +1,52 @@
+//! What a location is, and its manifest.
+
+use crate::{
+    Backend, Error, HttpBackend, LocalBackend, MANIFEST_NAME, Manifest, Result, backend::blocking,
+    manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
+};
+use std::{path::Path, sync::Arc};
+
+/// What every checkpoint directory of CRIU's has.
+const INVENTORY: &str = "inventory.img";
+
+/// The backend for a location that a user typed.
+pub(super) async fn backend(location: &str) -> Result<Arc<dyn Backend>> {
+    match location.split_once("://") {
+        Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::new(location)?)),
+        Some(("file", path)) if path.starts_with('/') => local(path).await,
+        Some((scheme, _)) if !Path::new(location).exists() => {
+            let what = format!("addresses with {scheme}:// are not known; use a path, http:// or https://");
+            Err(Error::Unsupported { object: location.into(), what })
+        }
+        _ => local(location).await,
+    }
+}
+
+async fn local(path: &str) -> Result<Arc<dyn Backend>> {
+    let location = path.to_owned();
+    blocking(move || {
+        let mut path = Path::new(&location);
+        if path.file_name().is_some_and(|name| name == MANIFEST_NAME) && path.is_file() {
+            path = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        }
+        if path.join(MANIFEST_NAME).is_file() {
+            return Ok(Arc::new(LocalBackend::new(path)) as Arc<dyn Backend>);
+        }
+        if path.join(INVENTORY).is_file() {
+            return Ok(Arc::new(RawCheckpoint::open(path)?) as Arc<dyn Backend>);
+        }
+        if !path.exists() {
+            return Err(Error::NotFound { object: location.clone() });
+        }
+        let what =
+            format!("neither a page store (no {MANIFEST_NAME} in it) nor a CRIU checkpoint (no {INVENTORY} in it)");
+        Err(Error::Unsupported { object: location.clone(), what })
+    })
+    .await
+}
+
+/// Fetches and checks the manifest.
+pub(super) async fn manifest(backend: &dyn Backend) -> Result<Manifest> {
+    let json = backend.get(MANIFEST_NAME, MAX_MANIFEST_BYTES).await?;
+    Manifest::parse(&backend.describe(MANIFEST_NAME), &json)
+}
