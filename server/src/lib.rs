@@ -1,1 +1,43 @@
-//! stub
+//! Serves the pages of a CRIU checkpoint over HTTP.
+//!
+//! ```text
+//! routes/        what is served where; each file is one endpoint        problem    every error, with what to do next
+//! address        the grammar of pids, addresses, ranges                 range_header, conditional, negotiate, multipart
+//! segment, walk  where the bytes of any range are                       content    the bytes themselves, a frame at a time
+//! framing        the answer to a bulk request                           coding     zstd content coding
+//! served         the open checkpoint                                    frame_cache, metrics, limits
+//! net/           the accept loop and patience with slow clients         observe    counts and logs every answer
+//! ```
+//!
+//! A page is in the store (lazy ones), in the slim dump (the others), or zero; [`Server`] serves them all alike. Nothing that it
+//! holds grows with the checkpoint but the index and the lists of mappings: bodies are made while they are sent, a frame at a
+//! time, and only when the connection has room for more.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+mod coding;
+mod conditional;
+mod content;
+mod frame_cache;
+pub mod framing;
+mod hexdump;
+pub mod limits;
+mod metrics;
+mod multipart;
+mod negotiate;
+mod net;
+mod observe;
+mod problem;
+pub mod range_header;
+mod routes;
+mod segment;
+mod served;
+mod server;
+mod walk;
+
+pub use routes::{ROUTES, Route};
+pub use server::{Opened, Server};
+
+/// The contract, as it is served: `openapi.yaml`.
+pub const OPENAPI: &str = include_str!("../../openapi.yaml");

@@ -1,2 +1,148 @@
-//! stub
-fn main() {}
+//! `pageferry-server`: see `--help`.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use clap::{ArgAction, Parser};
+use pageferry_server::{Opened, Server, limits::Limits};
+use std::{io::Write, process::ExitCode, time::Duration};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Threads that may wait for a disk. Each costs an arena of the allocator, and the page cache answers most reads without them.
+const BLOCKING_THREADS: usize = 16;
+
+/// Serves the pages of a CRIU checkpoint over HTTP: single pages, ranges, many ranges at once, and the page store itself, from
+/// which pageferry-agent restores.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  pageferry-server /srv/store/redis
+  pageferry-server /ckpt/redis --listen 0.0.0.0:8080     # a checkpoint as criu dump left it
+  curl http://127.0.0.1:8080/pid
+
+The server prints its address on standard output once everything is open; logs go to standard error. SIGINT and SIGTERM let
+running answers finish (--grace), a second one ends it at once."
+)]
+struct Cli {
+    /// A page store, a checkpoint directory that was never split, or the http(s):// address of a store
+    #[arg(value_name = "STORE|CHECKPOINT")]
+    location: String,
+    /// Address and port; port 0 takes any free one
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: String,
+    /// Connections at once; further ones wait
+    #[arg(long, default_value_t = Limits::default().connections, value_name = "N")]
+    max_connections: usize,
+    /// Seconds that running answers get to finish when the server is told to stop
+    #[arg(long, default_value_t = Limits::default().grace.as_secs(), value_name = "SECONDS")]
+    grace: u64,
+    /// Print the start-up message and all logs as JSON lines
+    #[arg(long)]
+    json: bool,
+    /// Log every request; twice: everything
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log errors only, and print nothing
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("pageferry")
+        .build();
+    let result = runtime.context("cannot start threads").and_then(|runtime| {
+        let result = runtime.block_on(serve(&cli));
+        // A read from a disk that hangs must not hold up the end.
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        result
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pageferry-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(cli: &Cli) -> Result<ExitCode> {
+    let connections = cli.max_connections.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
+    let limits = Limits { connections, grace: Duration::from_secs(cli.grace), ..Limits::default() };
+    // Before anything else, so that no signal is lost.
+    let mut signals =
+        Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
+    let server = Server::bind(&cli.listen, limits).await?;
+    let url = format!("http://{}", server.address()?);
+    tracing::info!("opening {}; {url}/readyz tells when it is ready", cli.location);
+
+    let open = server.open(&cli.location);
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut running = tokio::spawn(server.run(async {
+        // An error means that nobody is there to stop it, so it has to.
+        let _ = stopped.await;
+    }));
+    tokio::select! {
+        opened = open => say(cli, &url, &opened?)?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    }
+    signals.next().await;
+    tracing::info!("stopping; running answers have {} seconds to finish", cli.grace);
+    let _ = stopping.send(());
+    let cut = tokio::select! {
+        cut = &mut running => cut?,
+        () = signals.next() => return Ok(ExitCode::FAILURE),
+    };
+    if cut > 0 {
+        tracing::warn!("{cut} connections were cut: their answers took longer than --grace {}", cli.grace);
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What asks the server to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+    }
+}
+
+/// The start-up message. Whoever started the server with port 0 learns the address from it.
+fn say(cli: &Cli, url: &str, opened: &Opened) -> Result<()> {
+    let message = match (cli.quiet, cli.json) {
+        (true, _) => return Ok(()),
+        (_, true) => {
+            let store = format!("{url}/store");
+            format!("{}\n", serde_json::json!({ "url": url, "store": store, "pids": opened.pids() }))
+        }
+        (..) => format!("listening on {url}\n{} in {}\n{}", opened.summary(), cli.location, opened.examples(url)),
+    };
+    let mut stdout = std::io::stdout().lock();
+    // Nobody need be there to read it.
+    let _ = stdout.write_all(message.as_bytes()).and_then(|()| stdout.flush());
+    Ok(())
+}
+
+fn log(cli: &Cli) {
+    let default = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "pageferry_server=debug,page_store=info,warn",
+        (..) => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PAGEFERRY_LOG").unwrap_or_else(|_| default.into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match cli.json {
+        true => logs.json().init(),
+        false => logs.init(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Decoded frames that are likely to be asked for again: neighbours of a page are asked for one by one.
+
+use crate::metrics::Metrics;
+use page_store::{Frame, FrameNumber, Result, Store};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+};
+use tokio::sync::OnceCell;
+
+/// Frames kept. 256 frames of 64 KiB are 16 MiB: a quarter of what the server may use while a process restores.
+pub(crate) const CAPACITY: usize = 256;
+
+/// A bounded cache; a frame that several requests want at once is read once.
+#[derive(Debug)]
+pub(crate) struct FrameCache {
+    slots: Mutex<Slots>,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_number: HashMap<FrameNumber, Slot>,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Set by the first request that wants it, awaited by the others. If the first fails or goes away, the next one tries.
+    frame: Arc<OnceCell<Frame>>,
+    last_used: u64,
+}
+
+impl FrameCache {
+    /// Holds at most `capacity` frames.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { slots: Mutex::default(), capacity: capacity.max(1) }
+    }
+
+    /// A frame of `store` (the same one for every call).
+    pub(crate) async fn get(&self, store: &Store, number: FrameNumber, metrics: &Metrics) -> Result<Frame> {
+        let mut read_here = false;
+        let cell = self.slot(number);
+        let frame = cell
+            .get_or_try_init(|| {
+                read_here = true;
+                store.read_frame(number)
+            })
+            .await;
+        match (&frame, read_here) {
+            (Ok(_), true) => &metrics.frames_decoded,
+            (Ok(_), false) => &metrics.cache_hits,
+            (Err(_), _) => {
+                self.forget(number, &cell);
+                return frame.cloned();
+            }
+        }
+        .fetch_add(1, Relaxed);
+        frame.cloned()
+    }
+
+    fn slot(&self, number: FrameNumber) -> Arc<OnceCell<Frame>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.clock += 1;
+        let now = slots.clock;
+        if slots.by_number.len() >= self.capacity && !slots.by_number.contains_key(&number) {
+            // A look at 256 entries costs less than the frame that is about to be read.
+            let oldest = slots.by_number.iter().min_by_key(|(_, slot)| slot.last_used).map(|(number, _)| *number);
+            oldest.and_then(|oldest| slots.by_number.remove(&oldest));
+        }
+        let slot = slots.by_number.entry(number).or_insert_with(|| Slot { frame: Arc::default(), last_used: now });
+        slot.last_used = now;
+        slot.frame.clone()
+    }
+
+    fn forget(&self, number: FrameNumber, cell: &Arc<OnceCell<Frame>>) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.by_number.get(&number).is_some_and(|slot| Arc::ptr_eq(&slot.frame, cell) && !cell.initialized()) {
+            slots.by_number.remove(&number);
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).by_number.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_goes() {
+        let cache = FrameCache::new(2);
+        let (first, _) = (cache.slot(FrameNumber(1)), cache.slot(FrameNumber(2)));
+        assert!(Arc::ptr_eq(&first, &cache.slot(FrameNumber(1))));
+        cache.slot(FrameNumber(3));
+        assert_eq!(cache.len(), 2);
+        assert!(Arc::ptr_eq(&first, &cache.slot(FrameNumber(1))));
+        cache.forget(FrameNumber(1), &first);
+        assert_eq!(cache.len(), 1);
+    }
+}

@@ -1,0 +1,98 @@
+//! Counts and logs every request, until the last byte of its answer.
+
+use crate::metrics::Metrics;
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::header::CONTENT_LENGTH;
+use http_body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+/// Set by handlers outside the router on their answers: the route that they stand in for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RouteLabel(pub(crate) &'static str);
+
+/// The middleware around everything.
+pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_owned());
+    let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let guard = InFlight::new(metrics.clone());
+    let response = next.run(request).await;
+    let stand_in = response.extensions().get::<RouteLabel>().map(|label| label.0.to_owned());
+    let route = route.or(stand_in).unwrap_or_else(|| "unmatched".to_owned());
+    let status = response.status().as_u16();
+    metrics.answered(&method, &route, status);
+    tracing::debug!(%method, path, status, micros = began.elapsed().as_micros() as u64, "answered");
+    let left = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    response.map(|inner| Body::new(Counted { inner, left, guard }))
+}
+
+struct InFlight {
+    metrics: Arc<Metrics>,
+    whole: bool,
+}
+
+impl InFlight {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        metrics.in_flight.fetch_add(1, Relaxed);
+        // Until there is a body, nothing can be cut.
+        Self { metrics, whole: true }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.metrics.in_flight.fetch_sub(1, Relaxed);
+        if !self.whole {
+            self.metrics.bodies_cut.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+struct Counted {
+    inner: Body,
+    /// Bytes that the header promises and that are still to come. hyper asks for no more once it has them.
+    left: Option<u64>,
+    guard: InFlight,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                let len = frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.guard.metrics.body_bytes.fetch_add(len, Relaxed);
+                self.left = self.left.map(|left| left.saturating_sub(len));
+                self.guard.whole = self.left == Some(0) || self.inner.is_end_stream();
+            }
+            Some(Err(error)) => {
+                tracing::debug!("body cut: {error}");
+                self.guard.whole = false;
+            }
+            None => self.guard.whole = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

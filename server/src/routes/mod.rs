@@ -1,0 +1,164 @@
+//! What is served where: one table, which the router is made from and `openapi.yaml` is compared with.
+
+mod bulk;
+mod bytes;
+mod maps;
+mod objects;
+mod page;
+mod pagemap;
+mod pages;
+mod params;
+mod service;
+mod tasks;
+
+pub(crate) use objects::read as read_object;
+
+use crate::{
+    limits::Limits,
+    metrics::Metrics,
+    observe::observe,
+    problem::{Kind, Problem},
+    served::Served,
+};
+use axum::{
+    Router,
+    routing::{MethodRouter, get, post},
+};
+use http::{Method, StatusCode, header};
+use std::sync::Arc;
+use tokio::sync::SetOnce;
+
+/// What every handler gets.
+#[derive(Debug)]
+pub(crate) struct App {
+    served: SetOnce<Arc<Served>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+}
+
+impl App {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { served: SetOnce::new(), metrics: Arc::default(), limits }
+    }
+    /// From now on there is something to serve. Only the first call has an effect.
+    pub(crate) fn opened(&self, served: Arc<Served>) {
+        // The only error is that it was called before.
+        let _ = self.served.set(served);
+    }
+    /// What is served, if it is open by now.
+    pub(crate) fn ready(&self) -> Result<&Arc<Served>, Problem> {
+        self.served.get().ok_or_else(|| {
+            Problem::new(
+                Kind::NotReady,
+                "A raw checkpoint is read once from beginning to end before it is served.",
+                "Wait until GET /readyz answers 200.",
+            )
+            .header(header::RETRY_AFTER, "1")
+        })
+    }
+    /// What is served. Who comes too early waits a little: whoever starts a server and uses it at once need not know of this.
+    pub(crate) async fn served(&self) -> Result<&Arc<Served>, Problem> {
+        if self.served.get().is_none() {
+            // Ready or not is what counts below.
+            let _ = tokio::time::timeout(self.limits.opening, self.served.wait()).await;
+        }
+        self.ready()
+    }
+}
+
+/// The state of every route.
+type Shared = axum::extract::State<Arc<App>>;
+
+/// A path as OpenAPI writes it, and the methods that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// With `{parameters}`.
+    pub path: &'static str,
+    /// In upper case. Whatever knows GET knows HEAD.
+    pub methods: &'static [&'static str],
+}
+
+const READ: &[&str] = &["GET", "HEAD"];
+
+/// Every route of the server.
+pub const ROUTES: &[Route] = &[
+    Route { path: "/", methods: READ },
+    Route { path: "/pid", methods: READ },
+    Route { path: "/pid/{pid}", methods: READ },
+    Route { path: "/pid/{pid}/maps", methods: READ },
+    Route { path: "/pid/{pid}/pagemap", methods: READ },
+    Route { path: "/pid/{pid}/page/{address}", methods: READ },
+    Route { path: "/pid/{pid}/pages/{range}", methods: READ },
+    Route { path: "/pid/{pid}/pages", methods: &["POST"] },
+    Route { path: "/store/{object}", methods: READ },
+    Route { path: "/healthz", methods: READ },
+    Route { path: "/readyz", methods: READ },
+    Route { path: "/metrics", methods: READ },
+    Route { path: "/openapi.yaml", methods: READ },
+    Route { path: "/problems", methods: READ },
+];
+
+fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
+    Some(match path {
+        "/" => get(service::front),
+        "/pid" => get(tasks::list),
+        "/pid/{pid}" => get(tasks::one),
+        "/pid/{pid}/maps" => get(maps::maps),
+        "/pid/{pid}/pagemap" => get(pagemap::pagemap),
+        "/pid/{pid}/page/{address}" => get(page::page),
+        "/pid/{pid}/pages/{range}" => get(pages::pages),
+        "/pid/{pid}/pages" => post(bulk::bulk),
+        "/store/{object}" => get(objects::object),
+        "/healthz" => get(service::healthz),
+        "/readyz" => get(service::readyz),
+        "/metrics" => get(service::metrics),
+        "/openapi.yaml" => get(service::openapi),
+        "/problems" => get(service::problems),
+        _ => return None,
+    })
+}
+
+/// The router, with everything around it.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let metrics = app.metrics.clone();
+    let mut router = Router::new();
+    for route in ROUTES {
+        // An object's name has slashes in it: OpenAPI cannot say so, the router has to.
+        let path = route.path.replace("/store/{object}", "/store/{*object}");
+        if let Some(handler) = handler(route.path) {
+            router = router.route(&path, handler);
+        }
+    }
+    router
+        .fallback(objects::at_the_root)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+        .layer(axum::middleware::from_fn_with_state(metrics, observe))
+}
+
+/// axum adds `Allow`.
+async fn method_not_allowed(method: Method) -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("{method} is not known here."),
+        "Use one of the methods in the Allow header; GET /openapi.yaml describes them.",
+    )
+}
+
+fn no_such_path(path: &str) -> Problem {
+    let next = match path.strip_suffix('/') {
+        Some(shorter) if !shorter.is_empty() => {
+            format!("Try {} without the slash at its end.", crate::address::quoted(path))
+        }
+        _ => "GET / shows what is served, GET /openapi.yaml describes it.".to_owned(),
+    };
+    Problem::new(Kind::NoSuchPath, format!("{} is nothing that this server knows.", crate::address::quoted(path)), next)
+}
+
+/// `304 Not Modified` repeats the headers that a cache needs.
+fn not_modified(headers: http::HeaderMap) -> axum::response::Response {
+    let mut response = axum::response::Response::new(axum::body::Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,50 @@
+//! What is said about the server itself.
+
+use super::Shared;
+use crate::problem::{Problem, explain_all};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::header;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn text(content_type: &'static str, body: impl IntoResponse) -> Response {
+    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")], body).into_response()
+}
+
+pub(super) async fn front(State(app): Shared) -> Response {
+    let examples = match app.ready() {
+        Ok(served) => crate::server::examples(served, "http://this-server"),
+        Err(_) => "The checkpoint is still being opened.\n".to_owned(),
+    };
+    let body = format!(
+        "Pageferry {}: a CRIU checkpoint, page by page.\n\n{examples}\n\
+         /pid            the tasks\n/store/checkpoint.json   the page store (pageferry-agent restore http://this-server/store)\n\
+         /openapi.yaml   everything that is served here\n/problems       what can be wrong\n/metrics        for Prometheus\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    text(TEXT, body)
+}
+
+pub(super) async fn healthz() -> Response {
+    text(TEXT, "ok\n")
+}
+
+pub(super) async fn readyz(State(app): Shared) -> Result<Response, Problem> {
+    app.ready().map(|_| text(TEXT, "ready\n"))
+}
+
+pub(super) async fn metrics(State(app): Shared) -> Response {
+    text("text/plain; version=0.0.4; charset=utf-8", app.metrics.text(app.ready().is_ok()))
+}
+
+pub(super) async fn openapi() -> Response {
+    // RFC 9512.
+    text("application/yaml", crate::OPENAPI)
+}
+
+pub(super) async fn problems() -> Response {
+    text(TEXT, explain_all())
+}

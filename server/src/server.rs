@@ -1,0 +1,105 @@
+//! A server from its first socket to its last answer.
+
+use crate::{
+    limits::Limits,
+    net,
+    routes::{self, App},
+    served::Served,
+};
+use anyhow::{Context, Result};
+use criu_images::{PageAddr, PageRange, Pid};
+use std::{future::Future, net::SocketAddr, sync::Arc};
+use tokio::net::TcpListener;
+
+/// A server that has a socket, and perhaps a checkpoint.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    app: Arc<App>,
+}
+
+/// A checkpoint that is served by now.
+#[derive(Debug, Clone)]
+pub struct Opened(Arc<Served>);
+
+impl Server {
+    /// Takes an address such as `127.0.0.1:8080`, or port 0 for any.
+    pub async fn bind(listen: &str, limits: Limits) -> Result<Self> {
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} (another --listen, or port 0, may do)"))?;
+        Ok(Self { listener, app: Arc::new(App::new(limits)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.listener.local_addr().context("cannot tell the address that is listened on")
+    }
+
+    /// Opens `location` (a page store, a raw checkpoint directory, or the address of a store) while the server runs already:
+    /// `/healthz` answers at once, `/readyz` when this is done.
+    pub fn open(&self, location: &str) -> impl Future<Output = Result<Opened>> + Send + use<> {
+        let (app, location) = (self.app.clone(), location.to_owned());
+        async move {
+            let served = Arc::new(Served::open(&location, app.metrics.clone()).await?);
+            app.opened(served.clone());
+            Ok(Opened(served))
+        }
+    }
+
+    /// Serves until `stop` is done, then finishes running answers. Gives the number of connections that had to be cut after
+    /// [`Limits::grace`].
+    pub async fn run(self, stop: impl Future<Output = ()>) -> u64 {
+        let (limits, metrics) = (self.app.limits, self.app.metrics.clone());
+        net::serve(self.listener, routes::router(self.app), limits, metrics, stop).await
+    }
+}
+
+impl Opened {
+    /// Tasks, and pages that the dump had.
+    pub fn summary(&self) -> String {
+        let manifest = self.0.store.manifest();
+        let names: Vec<_> = manifest.tasks.iter().take(4).map(|t| format!("{} {}", t.comm, t.pid)).collect();
+        let more = if manifest.tasks.len() > names.len() { ", ..." } else { "" };
+        let mib = manifest.totals.dumped_pages / 256;
+        format!("{} ({}{more}), {mib} MiB of pages", count(manifest.tasks.len(), "task"), names.join(", "))
+    }
+
+    /// Pids of all tasks.
+    pub fn pids(&self) -> Vec<u32> {
+        self.0.images.0.tasks.iter().map(|t| t.pid.get()).collect()
+    }
+
+    /// Requests that have an answer here, as `curl` commands for the server at `url`.
+    pub fn examples(&self, url: &str) -> String {
+        examples(&self.0, url)
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Requests that have an answer.
+pub(crate) fn examples(served: &Served, url: &str) -> String {
+    let mut text = format!("  curl {url}/pid\n");
+    if let Some((pid, page)) = example_page(served) {
+        text += &format!("  curl -H 'Accept: text/plain' {url}/pid/{pid}/maps\n");
+        text += &format!("  curl -H 'Accept: text/plain' {url}/pid/{pid}/page/{page:x}\n");
+        if let Some(range) = PageRange::new(page, 1) {
+            text += &format!("  curl -o pages.bin {url}/pid/{pid}/pages/{:x}-{:x}\n", range.start(), range.end());
+        }
+    }
+    text += &format!("  pageferry-agent restore {url}/store\n");
+    text
+}
+
+/// A page of the first task that has any; its heap, if it has one, says more than its program's data.
+fn example_page(served: &Served) -> Option<(Pid, PageAddr)> {
+    served.images.0.tasks.iter().find_map(|task| {
+        let memory = task.memory.as_ref()?;
+        let heap = memory.mappings.iter().find(|m| m.name.as_deref() == Some("[heap]")).map(|m| m.range);
+        let in_heap = memory.runs.iter().find(|run| heap.is_some_and(|heap| heap.contains(run.range.start())));
+        in_heap.or(memory.runs.first()).map(|run| (task.pid, run.range.start()))
+    })
+}
