@@ -28,6 +28,7 @@ mod daemon;
 mod folders;
 mod host;
 pub mod http;
+mod memory;
 pub mod programs;
 mod restore;
 pub mod tools;
@@ -39,6 +40,7 @@ pub use checkpoint::{Checkpoint, ROOT_PID, Running, Split, split};
 pub use daemon::{Daemon, free_port};
 pub use folders::{assert_same_files, folder_size};
 pub use host::Host;
+pub use memory::compare_memory;
 pub use restore::{CriuPager, Pager, agent_restore, agent_restore_in, criu_restore};
 pub use workdir::Workdir;
 

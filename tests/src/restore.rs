@@ -22,21 +22,40 @@ pub fn criu_restore(cell: &Cell, images: &Path, work: &Path, options: &[&str]) -
 /// `pageferry-agent restore`, the agent and CRIU inside a cell.
 ///
 /// The store is a local path or is served inside the cell: it has a network of its own.
-pub fn agent_restore_in(cell: &Cell, store: &str, images: &Path, options: &[&str]) -> Result<Output> {
+pub fn agent_restore_in(
+    cell: &Cell,
+    store: &str,
+    images: &Path,
+    options: &[&str],
+    criu_options: &[&str],
+) -> Result<Output> {
     let agent = cell.command(tools::binary("pageferry-agent")?);
-    restore_with(agent, store, images, &tools::criu()?, options)
+    restore_with(agent, store, images, &tools::criu()?, options, criu_options)
 }
 
 /// `pageferry-agent restore`, the agent outside and CRIU inside a cell. `images` is a folder of this test.
-pub fn agent_restore(cell: &Cell, store: &str, images: &Path, options: &[&str]) -> Result<Output> {
+pub fn agent_restore(
+    cell: &Cell,
+    store: &str,
+    images: &Path,
+    options: &[&str],
+    criu_options: &[&str],
+) -> Result<Output> {
     let criu = images.with_extension("criu");
     cell.entering(&tools::criu()?, &criu)?;
-    restore_with(Command::new(tools::binary("pageferry-agent")?), store, images, &criu, options)
+    restore_with(Command::new(tools::binary("pageferry-agent")?), store, images, &criu, options, criu_options)
 }
 
-fn restore_with(mut agent: Command, store: &str, images: &Path, criu: &Path, options: &[&str]) -> Result<Output> {
+fn restore_with(
+    mut agent: Command,
+    store: &str,
+    images: &Path,
+    criu: &Path,
+    options: &[&str],
+    criu_options: &[&str],
+) -> Result<Output> {
     agent.args(["restore", store, "--images-dir"]).arg(images).arg("--criu").arg(criu).args(options);
-    tools::run(agent.args(["--", "--shell-job"]))
+    tools::run(agent.args(["--", "--shell-job"]).args(criu_options))
 }
 
 /// `pageferry-agent lazy-pages`, outside every cell: the socket is a path.

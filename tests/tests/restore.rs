@@ -62,13 +62,13 @@ fn all_the_ways(program: Box<dyn Program>) -> Result<()> {
     for (way, url) in [("server", server.url()), ("nginx", nginx.url())] {
         eprintln!("restore, {way}");
         let cell = Cell::new()?;
-        agent_restore(&cell, &url, &work.path().join(format!("images-{way}")), &[])?;
+        agent_restore(&cell, &url, &work.path().join(format!("images-{way}")), &[], &[])?;
         checkpoint.check_command_lines(&cell)?;
         checkpoint.check(&cell)?;
     }
     eprintln!("restore, all inside");
     let cell = Cell::new()?;
     let server = Host::server_in(&cell, &work, &split.store)?;
-    agent_restore_in(&cell, &server.url(), &work.path().join("images-inside"), &[])?;
+    agent_restore_in(&cell, &server.url(), &work.path().join("images-inside"), &[], &[])?;
     checkpoint.check(&cell)
 }
