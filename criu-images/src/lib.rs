@@ -21,6 +21,8 @@ mod pagemap;
 mod runs;
 pub mod slim;
 mod source;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod types;
 mod wire;
 

@@ -10,6 +10,8 @@ mod mm;
 mod pagemap;
 mod pstree;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::core::TaskCoreEntry;
 pub(crate) use self::core::{CORE_ENTRY, CoreEntry};
 pub(crate) use files::{FileEntry, MemfdInodeEntry, RegFileEntry};
 pub(crate) use inventory::{INVENTORY_ENTRY, InventoryEntry};
