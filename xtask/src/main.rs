@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod criu;
 mod demo;
 mod paths;
@@ -20,7 +21,7 @@ const HELP: &str = "\
 cargo xtask setup [--criu system|trixie|sid]   find or fetch libclang, CRIU and the programs that tests checkpoint
 cargo xtask test  [--quick]                    setup, then everything that CI checks (--quick: no end-to-end tests)
 cargo xtask demo  [redis|node] [--json]        checkpoint a real program, restore it over HTTP, show what happens
-cargo xtask bench [OPTIONS]                    setup, then the measurements of bench/ (release build)
+cargo xtask bench [--quick] [--only NAME]      setup, then the measurements of bench/ (release build)
 
 As root on Debian or Ubuntu nothing else needs to be typed. Programs are unpacked under target/, not installed,
 wherever that is possible. PAGEFERRY_DEBIAN_MIRROR names a Debian mirror where the system's apt knows none.
@@ -45,7 +46,7 @@ fn dispatch(args: Vec<String>) -> Result<()> {
         "setup" => setup::main(rest),
         "test" => test::main(rest),
         "demo" => demo::main(rest),
-        "bench" => setup::bench(rest),
+        "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -2,10 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{
-    criu, programs,
-    run::{command, run, step},
-};
+use crate::{criu, programs, run::step};
 
 pub(crate) fn main(args: &[String]) -> Result<()> {
     let (choice, rest) = criu::choice_from(args)?;
@@ -21,12 +18,4 @@ pub(crate) fn everything(choice: criu::Choice) -> Result<()> {
         criu::setup(choice)?;
         programs::setup()
     })
-}
-
-/// `cargo xtask bench`: measurements want an optimised build; all arguments are the benchmark's own.
-pub(crate) fn bench(args: &[String]) -> Result<()> {
-    everything(criu::Choice::Any)?;
-    let binaries = ["-p", "pageferry-strip", "-p", "pageferry-server", "-p", "pageferry-agent"];
-    step("build (release)", || run(command("cargo").args(["build", "--release", "--bins"]).args(binaries)))?;
-    step("bench", || run(command("cargo").args(["run", "--release", "-p", "pageferry-bench", "--"]).args(args)))
 }

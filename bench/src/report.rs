@@ -1,0 +1,153 @@
+//! The tables.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use serde_json::json;
+
+use crate::{
+    cli::Measurement,
+    figures::{Figure, Verdict},
+    machine::Machine,
+};
+
+/// What one measurement of one subject gives.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// For the first table.
+    pub(crate) figures: Vec<Figure>,
+    /// For the measurement's own table.
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+/// All that was measured.
+#[derive(Default)]
+pub(crate) struct Report {
+    outcomes: BTreeMap<Measurement, Outcome>,
+}
+
+impl Report {
+    /// Adds what a measurement gave, or that it gave nothing.
+    pub(crate) fn add(&mut self, measurement: Measurement, subject: &str, result: anyhow::Result<Outcome>) {
+        let all = self.outcomes.entry(measurement).or_default();
+        match result {
+            Ok(outcome) => {
+                all.figures.extend(outcome.figures);
+                all.rows.extend(outcome.rows);
+            }
+            Err(error) => {
+                eprintln!("{subject}: {measurement:?} failed: {error:#}");
+                all.figures.push(Figure::failed(format!("{measurement:?} of {subject}"), &error));
+            }
+        }
+    }
+
+    /// How many figures were looked at, were not held, could not be measured.
+    pub(crate) fn verdicts(&self) -> (usize, usize, usize) {
+        let count = |wanted| self.figures().filter(|figure| figure.verdict == wanted).count();
+        (self.figures().count(), count(Verdict::NotHeld), count(Verdict::Failed))
+    }
+
+    /// Every sample.
+    pub(crate) fn json(&self, machine: &Machine) -> serde_json::Value {
+        json!({ "machine": machine, "figures": self.figures().collect::<Vec<_>>() })
+    }
+
+    /// The document, `complete` or not. `runs` is how many runs there were, and how many began on a busy machine.
+    pub(crate) fn markdown(&self, machine: &Machine, complete: bool, runs: (u32, u32)) -> String {
+        let mut text = String::from("# Results\n\nWritten by `cargo xtask bench`");
+        text += if complete { ".\n\n" } else { "; not all of it: see the options that it was given.\n\n" };
+        let row = |figure: &Figure| {
+            let Figure { name, asked, measured, verdict, .. } = figure;
+            vec![name.clone(), asked.clone(), measured.clone(), verdict.words().to_owned()]
+        };
+        text += &table(&["figure", "asked", "measured: median (smallest–largest)", "held?"], self.figures().map(row));
+        text += "\n## Machine\n\n";
+        text += &machine.markdown();
+        let _ = writeln!(
+            text,
+            "* {} measured runs, {} of which began while the machine had something else to do",
+            runs.0, runs.1
+        );
+        for (measurement, outcome) in &self.outcomes {
+            let (title, words, header) = section(*measurement);
+            let _ = write!(text, "\n## {title}\n\n{words}\n");
+            if !outcome.rows.is_empty() {
+                let _ = write!(text, "\n{}", table(header, outcome.rows.iter().cloned()));
+            }
+        }
+        text
+    }
+
+    fn figures(&self) -> impl Iterator<Item = &Figure> {
+        self.outcomes.values().flat_map(|outcome| &outcome.figures)
+    }
+}
+
+/// Title, method, and the header of the measurement's own table.
+fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&'static str]) {
+    match measurement {
+        Measurement::Split => (
+            "Split",
+            "`pageferry-strip split CHECKPOINT --store STORE --slim SLIM` at the default level, each run into a new\n\
+             store on the same disk, from start to end of the process. The checkpoint is in the page cache; what earlier\n\
+             runs wrote is on disk. A rate is bytes of `pages-*.img` per second. Memory is the process's peak as the\n\
+             kernel counts it (`ru_maxrss`); the worst run has to hold, for rates the median.",
+            &["checkpoint", "pages, MB", "runs", "rate", "processor time per GB", "peak memory"],
+        ),
+        Measurement::Memory => (
+            "Memory",
+            "One `pageferry-server` for all runs. Both commands of the agent restore the process while a client reads\n\
+             every byte of it, so that faults and transfer go on at once. Peaks are the kernel's (`VmHWM`); the worst\n\
+             run has to hold.",
+            &[],
+        ),
+        Measurement::Size => (
+            "Size",
+            "Everything in the store (packs, index, slim dump as tar.zst, `checkpoint.json`) against the bytes of\n\
+             `pages-*.img`.",
+            &["checkpoint", "pages, MB", "packs, MB", "index, kB", "slim dump, kB", "store, MB", "ratio"],
+        ),
+        Measurement::Index => ("Index", "All index objects of a store.", &[]),
+        Measurement::Restore => (
+            "Restore on loopback",
+            "All methods restore the same checkpoint in turn, in another order each time, each into namespaces of its own;\n\
+             files are in the page cache. The clock starts with `criu restore` (`agent restore`: with the agent, which\n\
+             has nothing but the address and downloads the slim dump first); servers and pagers listen by then. CRIU's\n\
+             page server has also loaded the pages into its pipes by then. From that moment a client asks every\n\
+             millisecond until it is answered, then goes on with 49 more requests, one after another, each for another\n\
+             item. The program is whole when its pager has ended by itself (full dump: when `criu restore` has). In the\n\
+             first run of each method all of the program's state is compared with what it was. `×` is the ratio to the\n\
+             median of CRIU's own lazy-pages. CRIU sends every lazy page uncompressed.",
+            &["program", "method", "first reply", "50 replies", "whole", "from the store", "faults"],
+        ),
+    }
+}
+
+/// A markdown table that can be read as text too.
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let rows: Vec<_> = std::iter::once(header.iter().map(|cell| (*cell).to_owned()).collect()).chain(rows).collect();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<_> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+        if number == 0 {
+            let lines: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+            let _ = writeln!(text, "| {} |", lines.join(" | "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["redis", "≥ 1"], ["x", "-"]].map(|row| row.map(str::to_owned).to_vec());
+        let text = table(&["what", "a"], rows.into_iter());
+        assert_eq!(text, "| what  | a   |\n| ----- | --- |\n| redis | ≥ 1 |\n| x     | -   |\n");
+    }
+}

@@ -1,0 +1,169 @@
+//! Restores on the loopback device, ours and CRIU's in turn.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use pageferry_tests::{Cell, CriuPager, Host, Pager, Workdir, agent_restore, criu_restore, split as make_split, tools};
+
+use crate::{
+    client::{self, Timed},
+    figures::Figure,
+    json::Summary,
+    report::Outcome,
+    run::{Bench, Scene},
+    split::read_all,
+    stats::Samples,
+};
+
+/// A way to restore.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// `pageferry-agent lazy-pages` in the place of `criu lazy-pages`.
+    LazyPages,
+    /// `pageferry-agent restore URL`, which has nothing but the address.
+    Restore,
+    /// `criu lazy-pages` and `criu page-server`.
+    Criu,
+    /// `criu restore` of the full dump, from this machine.
+    Full,
+}
+
+const METHODS: [Method; 4] = [Method::LazyPages, Method::Restore, Method::Criu, Method::Full];
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::LazyPages => "agent lazy-pages",
+            Self::Restore => "agent restore URL",
+            Self::Criu => "CRIU lazy-pages",
+            Self::Full => "CRIU, full dump here",
+        }
+    }
+}
+
+/// All runs of one method.
+#[derive(Default)]
+struct Times {
+    first: Samples,
+    fifty: Samples,
+    whole: Samples,
+    /// Megabytes from the store.
+    wire: Samples,
+    faults: Samples,
+}
+
+/// Restores a program by each method in turn, in another order each time.
+pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
+    let host = Host::server(&scene.work, &scene.split()?.store)?;
+    // CRIU's own daemon cannot read a dump with a tripwire.
+    let plain = Workdir::at(&scene.work.path().join("plain"))?;
+    let plain = make_split(&plain, &scene.checkpoint, &["--no-tripwire"])?;
+    fs::remove_dir_all(&plain.store)?;
+    for folder in [&scene.checkpoint.dir, &scene.split()?.store, &scene.split()?.slim, &plain.slim] {
+        read_all(folder)?;
+    }
+
+    let mut times: [Times; METHODS.len()] = Default::default();
+    for run in 0..bench.runs(scene.subject) {
+        for turn in 0..METHODS.len() {
+            let which = (turn + run) % METHODS.len();
+            let method = METHODS[which];
+            let folder = scene.work.folder(&format!("restore-{run}-{which}"))?;
+            bench.quiet.wait()?;
+            let restored = restore(scene, method, &host, &plain.slim, &folder, run == 0);
+            let Timed { result, replies, whole } = restored.with_context(|| method.name())?;
+            let times = &mut times[which];
+            times.first.push(replies.first);
+            times.fifty.push(replies.fifty);
+            times.whole.push(whole);
+            if let Some(summary) = result {
+                times.wire.push(summary.wire_bytes as f64 / 1e6);
+                times.faults.push(summary.faults as f64);
+            }
+            scene.say(&format!(
+                "restore {}, {}: first reply {:.3} s, 50 replies {:.3} s, whole {whole:.3} s",
+                run + 1,
+                method.name(),
+                replies.first,
+                replies.fifty
+            ));
+            fs::remove_dir_all(&folder)?;
+        }
+    }
+    Ok(outcome(scene.subject.name, &times))
+}
+
+/// One restore. `check` compares every byte afterwards, which takes time of its own.
+fn restore(
+    scene: &Scene,
+    method: Method,
+    host: &Host,
+    plain_slim: &Path,
+    folder: &Path,
+    check: bool,
+) -> Result<Timed<Option<Summary>>> {
+    let program = scene.checkpoint.program();
+    let slim = &scene.split()?.slim;
+    let cell = Cell::new()?;
+    // The clock starts with `criu restore`, or with `pageferry-agent restore`; the other daemons listen by then.
+    let timed = match method {
+        Method::LazyPages => {
+            let pager = Pager::start(&host.url(), slim, folder, &["--json"])?;
+            client::during(&cell, program, || {
+                criu_restore(&cell, slim, folder, &["--lazy-pages"])?;
+                Ok(Some(pager.finish()?))
+            })?
+        }
+        Method::Restore => client::during(&cell, program, || {
+            let output = agent_restore(&cell, &host.url(), &folder.join("images"), &["--json"], &[])?;
+            Ok(Some(tools::text(&output.stdout)))
+        })?,
+        Method::Criu => {
+            let pager = CriuPager::start(&scene.checkpoint.dir, plain_slim, folder)?;
+            client::during(&cell, program, || {
+                criu_restore(&cell, plain_slim, folder, &["--lazy-pages"])?;
+                pager.finish()?;
+                Ok(None)
+            })?
+        }
+        Method::Full => client::during(&cell, program, || {
+            criu_restore(&cell, &scene.checkpoint.dir, folder, &[])?;
+            Ok(None)
+        })?,
+    };
+    if check {
+        scene.checkpoint.check(&cell)?;
+    }
+    let summary = timed.result.as_deref().map(Summary::find).transpose()?;
+    Ok(Timed { result: summary, replies: timed.replies, whole: timed.whole })
+}
+
+fn outcome(name: &str, times: &[Times; METHODS.len()]) -> Outcome {
+    let of = |method| METHODS.iter().position(|other| *other == method).map(|which| &times[which]);
+    let mut outcome = Outcome::default();
+    let Some(criu) = of(Method::Criu) else { return outcome };
+    for (method, times) in METHODS.into_iter().zip(times) {
+        let cell = |ours: &Samples, theirs: &Samples| {
+            let ratio = ours.median() / theirs.median();
+            let ratio = if method == Method::Criu { String::new() } else { format!(", {ratio:.2}×") };
+            ours.with_spread("s", 2) + &ratio
+        };
+        outcome.rows.push(vec![
+            name.to_owned(),
+            method.name().to_owned(),
+            cell(&times.first, &criu.first),
+            cell(&times.fifty, &criu.fifty),
+            cell(&times.whole, &criu.whole),
+            times.wire.with_spread("MB", 1),
+            times.faults.with_spread("faults", 0).replace(" faults", ""),
+        ]);
+        if matches!(method, Method::LazyPages | Method::Restore) {
+            let beside = |what: &str, ours: &Samples, theirs: &Samples| {
+                Figure::beside(format!("{name}, {}: {what}", method.name()), "s", ours.clone(), theirs.clone())
+            };
+            outcome.figures.push(beside("first reply", &times.first, &criu.first));
+            outcome.figures.push(beside("whole", &times.whole, &criu.whole));
+        }
+    }
+    outcome
+}

@@ -1,0 +1,139 @@
+//! The order of things: one checkpoint after another, all that is measured of it while it is there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use pageferry_tests::{Checkpoint, Split, Workdir, split as make_split, tools};
+
+use crate::{
+    cli::{Cli, Measurement},
+    guard::Guard,
+    machine::Machine,
+    memory,
+    quiet::Quiet,
+    report::Report,
+    restore, size, split,
+    subject::{self, Subject},
+};
+
+/// Runs of each measurement; of large checkpoints, and with `--quick`.
+const RUNS: usize = 5;
+const FEWER_RUNS: usize = 3;
+
+/// What all measurements share.
+pub(crate) struct Bench {
+    quick: bool,
+    pub(crate) quiet: Quiet,
+}
+
+impl Bench {
+    /// How often something is measured of a subject.
+    pub(crate) fn runs(&self, subject: &Subject) -> usize {
+        if self.quick || subject.large { FEWER_RUNS } else { RUNS }
+    }
+}
+
+/// A checkpoint that can be measured.
+pub(crate) struct Scene<'a> {
+    pub(crate) subject: &'a Subject,
+    pub(crate) work: Workdir,
+    pub(crate) checkpoint: Checkpoint,
+    split: Option<Split>,
+}
+
+impl Scene<'_> {
+    /// Its store and slim dump, as `split` makes them by default.
+    pub(crate) fn split(&self) -> Result<&Split> {
+        self.split.as_ref().context("it was not split")
+    }
+
+    /// Progress.
+    pub(crate) fn say(&self, text: &str) {
+        say(self.subject, text);
+    }
+}
+
+fn say(subject: &Subject, text: &str) {
+    eprintln!("{:<12} {text}", subject.name);
+}
+
+/// Measures all that is asked for.
+pub(crate) fn main(cli: &Cli) -> Result<()> {
+    let wanted = |subject: &Subject| -> Vec<_> {
+        subject.measurements.iter().copied().filter(|measurement| cli.wants(subject, *measurement)).collect()
+    };
+    ensure!(subject::all().iter().any(|subject| !wanted(subject).is_empty()), "with these options nothing is measured");
+    let scratch = tools::target()?.join("tmp").join(format!("bench-{}", std::process::id()));
+    let guard = Guard::new(&scratch)?;
+    let machine = Machine::look()?;
+    let bench = Bench { quick: cli.quick, quiet: Quiet::default() };
+    let mut report = Report::default();
+    for subject in subject::all() {
+        let wanted = wanted(&subject);
+        if wanted.is_empty() {
+            continue;
+        }
+        let folder = scratch.join(subject.name);
+        match prepare(&subject, &folder, &wanted) {
+            Ok(scene) => {
+                for measurement in wanted {
+                    report.add(measurement, subject.name, measure(&bench, &scene, measurement));
+                }
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                wanted
+                    .into_iter()
+                    .for_each(|wanted| report.add(wanted, subject.name, Err(anyhow::anyhow!(error.clone()))));
+            }
+        }
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+    }
+    drop(guard);
+    let text = report.markdown(&machine, cli.is_complete(), bench.quiet.runs());
+    if cli.json {
+        println!("{:#}", report.json(&machine));
+    } else {
+        println!("{text}");
+    }
+    let default = || cli.is_complete().then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md"));
+    if let Some(out) = cli.out.clone().or_else(default) {
+        write(&out, &text)?;
+    }
+    match report.verdicts() {
+        (_, _, 0) => Ok(()),
+        (all, _, failed) => bail!("{failed} of {all} figures could not be measured"),
+    }
+}
+
+fn write(out: &PathBuf, text: &str) -> Result<()> {
+    fs::write(out, text).with_context(|| out.display().to_string())?;
+    eprintln!("written to {}", out.display());
+    Ok(())
+}
+
+/// Makes the checkpoint, and its store if one is needed.
+fn prepare<'a>(subject: &'a Subject, folder: &Path, wanted: &[Measurement]) -> Result<Scene<'a>> {
+    let work = Workdir::at(folder)?;
+    let program = (subject.program)();
+    say(subject, &format!("checkpoint of {}", program.describe()));
+    let checkpoint = Checkpoint::take_boxed(&work, program)?;
+    let needs_split = wanted.iter().any(|measurement| *measurement != Measurement::Split);
+    let split = needs_split.then(|| make_split(&work, &checkpoint, &[])).transpose()?;
+    Ok(Scene { subject, work, checkpoint, split })
+}
+
+fn measure(bench: &Bench, scene: &Scene, measurement: Measurement) -> Result<crate::report::Outcome> {
+    match measurement {
+        Measurement::Split => split::measure(bench, scene),
+        Measurement::Memory => memory::measure(bench, scene),
+        Measurement::Size => size::stored(scene),
+        Measurement::Index => size::index(scene),
+        Measurement::Restore => restore::measure(bench, scene),
+    }
+}

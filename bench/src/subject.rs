@@ -1,0 +1,38 @@
+//! The checkpoints that are measured.
+
+use pageferry_tests::programs::{Gunicorn, Java, Node, Program, Redis};
+
+use crate::cli::Measurement::{self, Index, Memory, Restore, Size, Split};
+
+/// A program that is started, filled, dumped, and what is measured of the dump.
+pub(crate) struct Subject {
+    /// One word, for rows and `--only`.
+    pub(crate) name: &'static str,
+    /// Makes the program.
+    pub(crate) program: fn() -> Box<dyn Program>,
+    /// What is measured of it.
+    pub(crate) measurements: &'static [Measurement],
+    /// Left out with `--quick`.
+    pub(crate) large: bool,
+}
+
+/// All of them. The sizes are those that the figures speak of: 300 MB, 1 GB, 3 GB of dumped pages; for the other programs
+/// what they take with a few hundred thousand objects.
+pub(crate) fn all() -> [Subject; 7] {
+    let subject = |name, program, measurements| Subject { name, program, measurements, large: false };
+    [
+        subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore]),
+        subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore]),
+        subject("gunicorn", || Box::new(Gunicorn { items: 100_000 }), &[Size, Restore]),
+        subject("java", || Box::new(Java { objects: 500_000 }), &[Size, Restore]),
+        subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Memory]),
+        // The index of a tree that shares pages has more runs to list than that of one large process.
+        subject("gunicorn-1gb", || Box::new(Gunicorn { items: 185_000 }), &[Index]),
+        Subject {
+            name: "redis-3gb",
+            program: || Box::new(Redis { keys: 2_170_000 }),
+            measurements: &[Split],
+            large: true,
+        },
+    ]
+}
