@@ -6,7 +6,7 @@ mod response;
 
 pub use http::HttpBackend;
 pub use local::LocalBackend;
-pub(crate) use local::{blocking, stream_range};
+pub(crate) use local::{blocking, check_limit, stream_range};
 
 use crate::{Error, Result};
 use async_trait::async_trait;
@@ -63,7 +63,7 @@ fn short(object: String, range: &Range<u64>, got: u64) -> Error {
 }
 
 /// A range that no object has: empty or reversed. A mistake of the caller's, or an index that lies.
-fn check_range(object: impl FnOnce() -> String, range: &Range<u64>) -> Result<()> {
+pub(crate) fn check_range(object: impl FnOnce() -> String, range: &Range<u64>) -> Result<()> {
     if range.start < range.end {
         return Ok(());
     }

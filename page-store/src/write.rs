@@ -13,7 +13,7 @@
 
 mod batch;
 mod dedup;
-mod describe;
+pub(crate) mod describe;
 mod local;
 mod objects;
 mod pipeline;

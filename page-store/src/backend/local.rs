@@ -4,6 +4,7 @@ use super::{Backend, ByteStream, check_range};
 use crate::{Error, Result, names};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use criu_images::PagesFile;
 use futures::{StreamExt, stream};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::{
@@ -65,15 +66,15 @@ impl Backend for LocalBackend {
 
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream> {
         check_range(|| self.describe(object), &range)?;
-        let path = self.path(object)?;
+        let path: Arc<Path> = self.path(object)?.into();
         let file = match self.files.get(object) {
             Some(file) => file,
             None => {
-                let (files, name, path) = (Arc::clone(&self.files), object.to_owned(), path.clone());
+                let (files, name, path) = (Arc::clone(&self.files), object.to_owned(), Arc::clone(&path));
                 blocking(move || Ok(files.keep(name, open(&path)?.0))).await?
             }
         };
-        Ok(stream_range(file, path.display().to_string(), 0, range))
+        Ok(stream_range(Opened { path, file }, range))
     }
 
     fn fresh(&self) -> Arc<dyn Backend> {
@@ -81,58 +82,84 @@ impl Backend for LocalBackend {
     }
 }
 
-/// Streams `range` of what lies in `file` from byte `base` on; `name` is for messages.
-pub(crate) fn stream_range(file: Arc<File>, name: String, base: u64, range: Range<u64>) -> ByteStream {
-    stream::try_unfold((file, name, range), move |(file, name, range)| async move {
+/// What a range is streamed from.
+pub(crate) trait Positioned: Clone + Send + 'static {
+    /// The bytes, if all of them can be had without waiting for a disk.
+    fn read_cached(&self, at: u64, len: usize) -> Option<Bytes>;
+    /// Fills `buffer`; may wait.
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> Result<()>;
+}
+
+/// Streams `range` of `file`.
+pub(crate) fn stream_range(file: impl Positioned, range: Range<u64>) -> ByteStream {
+    stream::try_unfold((file, range), move |(file, range)| async move {
         if range.is_empty() {
             return Ok(None);
         }
-        let len = CHUNK.min(range.end - range.start);
-        let Some(at) = base.checked_add(range.start) else { return Err(ends_early(&name, &range)) };
-        let bytes = match read_cached(&file, at, to_usize(len)) {
+        let (at, end) = (range.start, range.end.min(range.start.saturating_add(CHUNK)));
+        let len = to_usize(end - at);
+        let bytes = match file.read_cached(at, len) {
             Some(bytes) => bytes,
             None => {
-                let (file, name, range) = (Arc::clone(&file), name.clone(), range.clone());
-                blocking(move || read_here(&file, &name, at, to_usize(len), &range)).await?
+                let file = file.clone();
+                let read = move || {
+                    let mut bytes = BytesMut::zeroed(len);
+                    file.read_exact_at(&mut bytes, at)?;
+                    Ok(bytes.freeze())
+                };
+                blocking(read).await?
             }
         };
-        let rest = range.start + len..range.end;
-        Ok(Some((bytes, (file, name, rest))))
+        Ok(Some((bytes, (file, end..range.end))))
     })
     .boxed()
 }
 
-/// The bytes, if all of them can be had without waiting for a disk.
-///
-/// A blocking thread costs more than the copy: measured per 16 KiB that is in the page cache, 4 us here and 15-40 us there. Where
-/// RWF_NOWAIT is not known (old kernels, some file systems) the answer is `None`.
-fn read_cached(file: &File, at: u64, len: usize) -> Option<Bytes> {
-    let mut bytes = BytesMut::zeroed(len);
-    loop {
-        return match rustix::io::preadv2(file, &mut [io::IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT) {
-            Ok(read) if read == len => Some(bytes.freeze()),
-            Err(Errno::INTR) => continue,
-            _ => None,
-        };
+/// A file of the store.
+#[derive(Clone)]
+struct Opened {
+    path: Arc<Path>,
+    file: Arc<File>,
+}
+
+impl Positioned for Opened {
+    /// A blocking thread costs more than the copy: measured per 16 KiB that is in the page cache, 4 us here and 15-40 us there.
+    /// Where RWF_NOWAIT is not known (old kernels, some file systems) the answer is `None`.
+    fn read_cached(&self, at: u64, len: usize) -> Option<Bytes> {
+        let mut bytes = BytesMut::zeroed(len);
+        loop {
+            let into = &mut [io::IoSliceMut::new(&mut bytes)];
+            return match rustix::io::preadv2(&*self.file, into, at, ReadWriteFlags::NOWAIT) {
+                Ok(read) if read == len => Some(bytes.freeze()),
+                Err(Errno::INTR) => continue,
+                _ => None,
+            };
+        }
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> Result<()> {
+        self.file.read_exact_at(buffer, at).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => Error::Corrupt {
+                object: self.path.display().to_string(),
+                place: format!("bytes {at}..{}", at.saturating_add(buffer.len() as u64)),
+                problem: "the file ends before".into(),
+            },
+            _ => Error::Io { object: self.path.display().to_string(), source },
+        })
     }
 }
 
-fn read_here(file: &File, name: &str, at: u64, len: usize, range: &Range<u64>) -> Result<Bytes> {
-    let mut bytes = BytesMut::zeroed(len);
-    match file.read_exact_at(&mut bytes, at) {
-        Ok(()) => Ok(bytes.freeze()),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(ends_early(name, range)),
-        Err(source) => Err(Error::Io { object: name.into(), source }),
+impl Positioned for PagesFile {
+    fn read_cached(&self, _at: u64, _len: usize) -> Option<Bytes> {
+        None
     }
-}
-
-fn ends_early(name: &str, range: &Range<u64>) -> Error {
-    let place = format!("bytes {}..{}", range.start, range.end);
-    Error::Corrupt { object: name.into(), place, problem: "the file ends before".into() }
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> Result<()> {
+        Ok(PagesFile::read_exact_at(self, buffer, at)?)
+    }
 }
 
 /// An error, before anything is read, for an object that is larger than it should be.
-pub(super) fn check_limit(object: &str, len: u64, limit: u64) -> Result<()> {
+pub(crate) fn check_limit(object: &str, len: u64, limit: u64) -> Result<()> {
     if len <= limit {
         return Ok(());
     }
