@@ -166,3 +166,42 @@ pub(crate) fn push_entry(image: &mut Vec<u8>, message: &[u8]) {
     image.extend_from_slice(&len.to_le_bytes());
     image.extend_from_slice(message);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], kind: Kind) -> Result<Vec<(u64, Vec<u8>)>> {
+        Entries::new("f", bytes, kind)?.map(|e| e.map(|e| (e.offset, e.bytes.to_vec()))).collect()
+    }
+
+    #[test]
+    fn heads_and_entries() {
+        for (kind, len) in [(Kind::INVENTORY, 4), (Kind::PSTREE, 8), (Kind::STATS, 8)] {
+            let mut image = kind.header();
+            assert_eq!(image.len() as u64, len);
+            push_entry(&mut image, b"one");
+            push_entry(&mut image, b"");
+            assert_eq!(read(&image, kind).unwrap(), [(len + 4, b"one".to_vec()), (len + 11, Vec::new())]);
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_named() {
+        let mut image = Kind::PSTREE.header();
+        push_entry(&mut image, b"one");
+        image.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 1]);
+        let error = read(&image, Kind::PSTREE).unwrap_err().to_string();
+        assert_eq!(error, "f: entry 1 at byte 15: an entry of 4294967295 bytes, but only 1 follow");
+        let error = read(&image[..17], Kind::PSTREE).unwrap_err().to_string();
+        assert_eq!(error, "f: entry 1 at byte 15: 2 bytes where a length of 4 belongs");
+    }
+
+    #[test]
+    fn other_magics_are_named() {
+        let error = read(&Kind::MM.header(), Kind::PSTREE).unwrap_err().to_string();
+        assert_eq!(error, "f: byte 4: magic 0x57492820 is not that of a pstree image (0x50273030)");
+        assert!(read(&Kind::MM.header()[..6], Kind::MM).unwrap_err().to_string().contains("inside its magic"));
+        assert!(read(&[], Kind::MM).is_err());
+    }
+}

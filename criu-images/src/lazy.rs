@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn hostile_bounds_are_no_range() {
-        let keep = KeepEager::new([u64::MAX - 1..u64::MAX, 9..3]);
+        let keep = KeepEager::new([u64::MAX - 1..u64::MAX, Range { start: 9, end: 3 }]);
         assert_eq!(keep.at(page(0), 0x5000), (false, 0x5000));
         let keep = KeepEager::new([0..u64::MAX, 0..0]);
         assert_eq!(keep.at(page(0), 0x5000), (false, 0x5000));

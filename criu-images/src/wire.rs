@@ -163,3 +163,57 @@ impl Scan<'_> {
         Error::unsupported(self.file, what)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static INNER: Message = Message { name: "inner", unknown: None, fields: &[Field::required(1, "x", Shape::Bool)] };
+    static OUTER: Message = Message {
+        name: "outer",
+        unknown: Some(|n| (n == 9).then_some("nine")),
+        fields: &[
+            Field::required(1, "u32", Shape::U32),
+            Field::optional(2, "i32", Shape::I32),
+            Field::repeated(3, "inner", Shape::Nested(&INNER)),
+            Field::optional(4, "text", Shape::Bytes),
+            Field::optional(5, "u64", Shape::U64),
+        ],
+    };
+
+    /// The message after `file: `, or "ok".
+    fn scan(bytes: &[u8]) -> String {
+        match check("f", 100, bytes, &OUTER) {
+            Ok(()) => "ok".into(),
+            Err(e) => e.to_string().trim_start_matches("f: ").into(),
+        }
+    }
+
+    #[test]
+    fn what_is_known_passes() {
+        assert_eq!(scan(&[8, 1]), "ok");
+        assert_eq!(scan(&[8, 0xff, 0xff, 0xff, 0xff, 0x0f, 34, 1, b'x', 26, 2, 8, 1, 26, 2, 8, 0]), "ok");
+        let minus_one = [16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        assert_eq!(scan(&[&[8, 1], &minus_one[..]].concat()), "ok");
+        assert_eq!(scan(&[8, 1, 40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), "ok");
+    }
+
+    #[test]
+    fn all_else_is_named() {
+        assert_eq!(scan(&[]), "byte 100: outer: u32 is missing");
+        assert_eq!(scan(&[8, 1, 8, 1]), "byte 102: outer: u32 stands there twice");
+        assert_eq!(scan(&[8, 0x80]), "byte 101: outer: ends inside a number");
+        assert_eq!(scan(&[8, 0x80, 0x80, 0x80, 0x80, 0x10]), "byte 100: outer: u32 is 4294967296, which is too large");
+        assert_eq!(scan(&[8, 1, 26, 2, 8, 2]), "byte 104: inner: x is 2, which is too large");
+        assert_eq!(scan(&[8, 1, 26, 0]), "byte 104: inner: x is missing");
+        assert_eq!(scan(&[10, 1, 0]), "byte 100: outer: u32 has wire type 2");
+        assert_eq!(scan(&[8, 1, 34, 9, 0]), "byte 102: outer: text has 9 bytes, but only 1 follow");
+        assert_eq!(scan(&[0, 0]), "byte 100: outer: no field has this number");
+        assert_eq!(
+            scan(&[8, 1, 40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]),
+            "byte 103: outer: a number of more than 64 bits"
+        );
+        assert!(scan(&[48, 1]).starts_with("outer has a field 6, which is not known"));
+        assert!(scan(&[72, 1]).starts_with("nine: outer has a field 9"));
+    }
+}

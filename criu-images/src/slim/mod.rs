@@ -30,7 +30,7 @@ const ORIGINAL: &str = ".pageferry/original/";
 /// In it, the parent without pages.
 const TRIPWIRE: &str = ".pageferry/tripwire";
 
-/// The member of a slim dump that says which page store it belongs to. Whoever makes the store adds it: [`write`] does not
+/// The member of a slim dump that says which page store it belongs to. Whoever makes the store adds it: [`write()`] does not
 /// know the store yet.
 pub fn checkpoint_id_member() -> &'static str {
     ".pageferry/checkpoint-id"
