@@ -1,1 +1,27 @@
-//! stub
+//! The agent: takes userfaultfds from CRIU and resolves their faults from a page store.
+//!
+//! ```text
+//! address_space   pure: which memory of a process lacks which stored pages
+//! uffd            the only unsafe code: typed access to a userfaultfd
+//! criu_socket     CRIU's lazy-pages socket
+//! engine          one thread: events, faults, installs     ◄──► fetch   frames from the store, on its own threads
+//! lazy_pages      the command and the pager behind it; restore adds the slim dump and CRIU itself
+//! ```
+
+pub mod address_space;
+pub mod cli;
+mod counting;
+pub mod criu_socket;
+pub mod daemon;
+mod engine;
+mod fetch;
+mod ids;
+mod images;
+pub mod lazy_pages;
+mod placement;
+mod progress;
+pub mod restore;
+pub mod status;
+pub mod uffd;
+
+pub use engine::Complete;

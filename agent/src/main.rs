@@ -1,2 +1,61 @@
-//! stub
-fn main() {}
+//! `pageferry-agent`: the command line; everything else is in the library.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use pageferry_agent::{
+    cli::{Cli, Command, PagerArgs, normalise},
+    daemon, lazy_pages, restore,
+};
+use std::{fs::File, io::IsTerminal, path::Path, process::ExitCode, sync::Mutex, time::Instant};
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    match run(Cli::parse_from(normalise(std::env::args_os())), started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // In the log file, if there is one; on a terminal the line below is enough.
+            if !std::io::stderr().is_terminal() {
+                tracing::error!("{error:#}");
+            }
+            eprintln!("pageferry-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, started: Instant) -> Result<()> {
+    match cli.command {
+        Command::LazyPages(args) => {
+            let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| args.images_dir.clone());
+            log(&args.pager, &work_dir)?;
+            if !args.daemon {
+                return lazy_pages::run(args, started, || Ok(()));
+            }
+            let pidfile = args.pidfile.as_ref().map(|file| work_dir.join(file));
+            match daemon::split(pidfile.as_deref())? {
+                daemon::Side::Done => Ok(()),
+                daemon::Side::Background => lazy_pages::run(args, started, daemon::listening),
+            }
+        }
+        Command::Restore(args) => {
+            let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| ".".into());
+            log(&args.pager, &work_dir)?;
+            restore::run(args, started)
+        }
+    }
+}
+
+fn log(args: &PagerArgs, work_dir: &Path) -> Result<()> {
+    let builder = tracing_subscriber::fmt().with_max_level(args.level()?).with_target(false);
+    match &args.log_file {
+        Some(name) => {
+            let path = work_dir.join(name);
+            let file = File::create(&path).with_context(|| format!("opening the log {}", path.display()))?;
+            builder.with_ansi(false).with_writer(Mutex::new(file)).init();
+        }
+        None => builder.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The command line.
+
+use crate::engine::Complete;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Restores CRIU checkpoints from a page store: processes run at once, their memory follows.
+#[derive(Parser, Debug)]
+#[command(name = "pageferry-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Stand in for `criu lazy-pages`: take userfaultfds from CRIU and fill the memory of restored processes.
+    #[command(
+        name = "lazy-pages",
+        after_help = "Example:\n  \
+            pageferry-agent lazy-pages --store http://10.0.0.5:8080/store -D /var/lib/ckpt/slim &\n  \
+            criu restore --lazy-pages -D /var/lib/ckpt/slim -d\n\n\
+            Without --store, the images directory itself is the store: the same as `criu lazy-pages` on local images."
+    )]
+    LazyPages(LazyPagesArgs),
+    /// Restore in one command: fetch the slim dump, run `criu restore --lazy-pages`, fill the memory.
+    #[command(after_help = "Examples:\n  \
+            pageferry-agent restore http://10.0.0.5:8080/store\n  \
+            pageferry-agent restore https://cdn.example.com/ckpt/redis --complete never -- --shell-job --tcp-established")]
+    Restore(RestoreArgs),
+}
+
+/// Options that both commands have.
+#[derive(Args, Debug, Clone)]
+pub struct PagerArgs {
+    /// When to transfer memory that nothing has asked for yet.
+    #[arg(long, value_enum, default_value = "now", value_name = "WHEN")]
+    pub complete: Complete,
+    /// Folder for the lazy-pages socket and log files [default: the images directory].
+    #[arg(short = 'W', long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// Write the log to this file (relative to the work directory).
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// More in the log: -v debug, -vv trace; CRIU's -v4 works too.
+    #[arg(short, long, value_name = "LEVEL", action = clap::ArgAction::Append, num_args = 0..=1, default_missing_value = "+", require_equals = true)]
+    pub verbosity: Vec<String>,
+    /// Only warnings and errors.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print the summary as JSON on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pageferry-agent lazy-pages`.
+#[derive(Args, Debug, Clone)]
+pub struct LazyPagesArgs {
+    /// The page store: a path or http(s):// address [default: the images directory, as a raw checkpoint].
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
+    /// The images that `criu restore` is given: a slim dump.
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    pub images_dir: PathBuf,
+    /// Write one zero byte to this descriptor when listening.
+    #[arg(long, value_name = "FD")]
+    pub status_fd: Option<i32>,
+    /// Go to the background once listening.
+    #[arg(short, long)]
+    pub daemon: bool,
+    /// With --daemon: write the pid here (relative to the work directory).
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub pager: PagerArgs,
+}
+
+/// `pageferry-agent restore`.
+#[derive(Args, Debug, Clone)]
+pub struct RestoreArgs {
+    /// The page store: a path or http(s):// address; a raw checkpoint directory works too.
+    pub store: String,
+    /// Where to unpack the slim dump, and leave it [default: a temporary directory].
+    #[arg(short = 'D', long, value_name = "DIR")]
+    pub images_dir: Option<PathBuf>,
+    /// The CRIU to run.
+    #[arg(long, value_name = "PATH", default_value = "criu", env = "PAGEFERRY_CRIU")]
+    pub criu: PathBuf,
+    /// Stay until the restored process exits (CRIU runs without --restore-detached).
+    #[arg(long)]
+    pub stay: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub pager: PagerArgs,
+    /// Options for `criu restore`.
+    #[arg(last = true, value_name = "CRIU RESTORE OPTIONS")]
+    pub criu_options: Vec<String>,
+}
+
+impl PagerArgs {
+    /// The level for the log. CRIU's numbers: 0 and 1 errors, 2 warnings, 3 information, 4 debug.
+    pub fn level(&self) -> anyhow::Result<tracing::Level> {
+        use tracing::Level;
+        if self.quiet {
+            return Ok(Level::WARN);
+        }
+        let mut level = 3;
+        for word in &self.verbosity {
+            level = if word.chars().all(|c| c == '+' || c == 'v') {
+                level + word.len()
+            } else {
+                word.parse().map_err(|_| anyhow::anyhow!("--verbosity takes a number from 0 to 5, not {word:?}"))?
+            };
+        }
+        Ok(match level {
+            0 | 1 => Level::ERROR,
+            2 => Level::WARN,
+            3 => Level::INFO,
+            4 => Level::DEBUG,
+            _ => Level::TRACE,
+        })
+    }
+}
+
+/// Rewrites CRIU's `-v4` to what a GNU-style parser reads, `--verbosity=4`; stops at `--`.
+pub fn normalise(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let mut own = true;
+    args.map(|arg| {
+        own &= arg != "--";
+        match arg.to_str().and_then(|a| a.strip_prefix("-v")) {
+            Some(number) if own && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+                format!("--verbosity={number}").into()
+            }
+            _ => arg,
+        }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    fn level(args: &[&str]) -> Level {
+        let args = ["pageferry-agent", "lazy-pages"].iter().chain(args).map(Into::into);
+        match Cli::try_parse_from(normalise(args)).unwrap().command {
+            Command::LazyPages(args) => args.pager.level().unwrap(),
+            Command::Restore(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn verbosity_is_given_as_criu_takes_it() {
+        assert_eq!(level(&[]), Level::INFO);
+        assert_eq!(level(&["-v"]), Level::DEBUG);
+        assert_eq!(level(&["-vv"]), Level::TRACE);
+        assert_eq!(level(&["-v4"]), Level::DEBUG);
+        assert_eq!(level(&["--verbosity=4"]), Level::DEBUG);
+        assert_eq!(level(&["-v2", "-D", "."]), Level::WARN);
+        assert_eq!(level(&["-q"]), Level::WARN);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

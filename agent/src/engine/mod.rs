@@ -1,0 +1,414 @@
+//! The engine: one thread that owns every userfaultfd and every address space of a restore.
+//!
+//! ```text
+//!   CRIU ──socket──►┐                                   ┌──► fetcher (its own threads)
+//!   userfaultfds ──►│ epoll ─► events ─► address spaces │        │ verified frames
+//!   fetcher wakes ─►┘             │ faults              │◄───────┘
+//!                                 └─► cache? ─► UFFDIO_COPY, or ask the fetcher
+//! ```
+//!
+//! That one thread both reads events and copies is what makes the order right without a lock: every event that was read has been
+//! applied before the next copy, and while one is unread the kernel refuses copies with EAGAIN (userfaultfd(2), `mmap_changing`).
+//! A batch of events is applied as a whole before its faults are answered, so that no answer is older than the layout.
+
+mod faults;
+mod process;
+mod transfer;
+
+pub(crate) use process::{Process, ProcessId};
+
+use crate::{
+    criu_socket::{Connection, LazyPagesSocket, Message},
+    fetch::{Arrival, Fetcher},
+    images::{Images, Layout},
+    status::{Moment, Status},
+    uffd::{Event, Uffd},
+};
+use anyhow::{Context, Result, bail, ensure};
+use criu_images::{PageAddr, Pid};
+use faults::Faults;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use page_store::Store;
+use process::Moved;
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::AsFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use transfer::Transfer;
+
+/// How long to sleep at most: how soon the exit of a process is noticed, of which no event tells.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// How long to sleep while the kernel has a copy wait for an event that is not there to be read yet.
+const STALLED: u16 = 1;
+/// `--complete idle`: how long no fault may have come before pages are transferred.
+const IDLE: Duration = Duration::from_secs(1);
+
+const WAKE: u64 = 0;
+const SOCKET: u64 = 1;
+const FIRST_PROCESS: u64 = 2;
+
+/// When to transfer pages that nothing has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Complete {
+    /// As soon as the restore is finished.
+    Now,
+    /// Once no fault has come for a second.
+    Idle,
+    /// Never: faults only.
+    Never,
+}
+
+/// Whose memory is counted where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Fault,
+    Transfer,
+    Zero,
+}
+
+/// One restore.
+pub(crate) struct Engine {
+    epoll: Epoll,
+    socket: LazyPagesSocket,
+    connection: Option<Connection>,
+    layouts: HashMap<Pid, Layout>,
+    /// Virtual pids by position in the manifest.
+    pids: Vec<Option<Pid>>,
+    processes: BTreeMap<ProcessId, Process>,
+    next_process: u64,
+    store: Store,
+    fetcher: Fetcher,
+    faults: Faults,
+    transfer: Transfer,
+    complete: Complete,
+    restored: bool,
+    /// CRIU went away before it was finished; what it left is served until it is gone.
+    abandoned: bool,
+    hurry: Arc<AtomicBool>,
+    last_fault: Instant,
+    last_heartbeat: Instant,
+    status: Arc<Status>,
+}
+
+impl Engine {
+    /// `hurry`, once true, makes the engine complete every process as soon as it can, whatever `complete` says.
+    pub(crate) fn new(
+        socket: LazyPagesSocket,
+        images: Images,
+        store: Store,
+        fetcher: Fetcher,
+        complete: Complete,
+        hurry: Arc<AtomicBool>,
+        status: Arc<Status>,
+    ) -> Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll")?;
+        epoll.add(fetcher.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        epoll.add(socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
+        let pids = store.manifest().tasks.iter().map(|t| Pid::new(t.pid)).collect();
+        let now = Instant::now();
+        if complete != Complete::Never {
+            fetcher.load_placement();
+        }
+        Ok(Self {
+            epoll,
+            socket,
+            connection: None,
+            layouts: images.layouts,
+            pids,
+            processes: BTreeMap::new(),
+            next_process: FIRST_PROCESS,
+            store,
+            fetcher,
+            faults: Faults::default(),
+            transfer: Transfer::default(),
+            complete,
+            restored: false,
+            abandoned: false,
+            hurry,
+            last_fault: now,
+            last_heartbeat: now,
+            status,
+        })
+    }
+
+    /// Serves until every process is whole or gone. An error means that the restore failed.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let error = match outcome {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => anyhow::anyhow!("the engine panicked; this is a bug, please report it"),
+        };
+        self.hold(&error);
+        Err(error)
+    }
+
+    /// After an error of our own: keeps the userfaultfds open until nobody needs them. Threads that wait for a page go on waiting; if
+    /// the userfaultfds were closed, they would read zeros.
+    fn hold(&mut self, error: &anyhow::Error) {
+        let ids: Vec<_> = self.processes.keys().copied().collect();
+        for id in ids {
+            if self.processes[&id].space.is_whole() {
+                self.processes.remove(&id);
+            }
+        }
+        if !self.processes.is_empty() {
+            let names: Vec<_> = self.processes.values().map(|p| p.name.as_str()).collect();
+            tracing::error!("{error:#}; holding {} until they end, kill them and restore again", names.join(", "));
+        }
+        while !self.processes.is_empty() {
+            std::thread::sleep(HEARTBEAT);
+            self.forget_gone();
+        }
+    }
+
+    fn forget_gone(&mut self) {
+        let gone: Vec<_> = self.processes.iter().filter(|(_, p)| !p.uffd.is_alive()).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.forget(id));
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let mut ready = [EpollEvent::empty(); 64];
+        while !self.finished()? {
+            let count = match self.epoll.wait(&mut ready, self.sleep()) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(errno) => return Err(errno).context("waiting for userfaultfd events"),
+            };
+            for event in &ready[..count] {
+                match event.data() {
+                    WAKE => self.fetcher.acknowledge(),
+                    SOCKET => self.hear_criu()?,
+                    id => drop(self.read_events(ProcessId(id))?),
+                }
+            }
+            self.answer_faults()?;
+            self.take_urgent()?;
+            self.transfer_some()?;
+            self.heartbeat()?;
+            self.count();
+        }
+        self.status.reached(Moment::Whole);
+        Ok(())
+    }
+
+    fn finished(&mut self) -> Result<bool> {
+        if self.abandoned {
+            if self.processes.is_empty() {
+                bail!("CRIU closed the lazy-pages socket before the restore was finished; its log says why");
+            }
+            return Ok(false);
+        }
+        if !self.restored {
+            let nobody = self.connection.is_none() && self.processes.is_empty();
+            ensure!(!(nobody && self.hurry.load(Relaxed)), "interrupted before CRIU connected; nothing was restored");
+            return Ok(false);
+        }
+        self.release_whole()?;
+        Ok(self.processes.is_empty())
+    }
+
+    /// Lets go of processes that lack nothing: closing the last reference gives their memory back to the kernel's care. Events are
+    /// read once more before, so that a child that was forked while pages were missing is not lost.
+    fn release_whole(&mut self) -> Result<()> {
+        let whole: Vec<_> = self.processes.iter().filter(|(_, p)| p.space.is_whole()).map(|(id, _)| *id).collect();
+        for id in whole {
+            self.read_events(id)?;
+            if self.processes.get(&id).is_some_and(|p| p.space.is_whole()) {
+                tracing::debug!("{} is whole", self.processes[&id].name);
+                self.processes.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn sleep(&self) -> nix::sys::epoll::EpollTimeout {
+        if self.transfer.has_work_at_hand() {
+            0u16.into()
+        } else if self.faults.stalled() || self.transfer.stalled() {
+            STALLED.into()
+        } else {
+            u16::try_from(HEARTBEAT.as_millis()).expect("a quarter of a second").into()
+        }
+    }
+
+    fn hear_criu(&mut self) -> Result<()> {
+        let Some(connection) = &mut self.connection else {
+            let connection = self.socket.accept()?;
+            self.epoll.delete(self.socket.as_fd())?;
+            self.epoll.add(connection.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
+            self.connection = Some(connection);
+            return Ok(());
+        };
+        while let Some(message) = connection.try_read()? {
+            match message {
+                Message::DeadTask(pid) => tracing::debug!("task {pid} is dead; it has no memory"),
+                Message::Task { pid, uffd } => {
+                    let layout = self.layouts.remove(&pid).with_context(|| {
+                        format!(
+                            "CRIU restores a task {pid} that the images (-D) do not have: is it given the same images?"
+                        )
+                    })?;
+                    let space = crate::address_space::AddressSpace::new(layout.task, layout.registered, layout.missing);
+                    let name = self.name(pid, space.task());
+                    tracing::debug!("{name}: {} pages to come", space.missing_pages());
+                    self.status.expected.fetch_add(space.missing_pages(), Relaxed);
+                    self.adopt(Process { name, uffd, space, registered: false, complained: false, leave_zeros: true })?;
+                    return Ok(());
+                }
+                Message::RestoreFinished => {
+                    self.restored = true;
+                    self.processes.values_mut().for_each(|process| process.registered = true);
+                    self.status.reached(Moment::Restored);
+                    self.hang_up()?;
+                    return Ok(());
+                }
+                Message::Closed => {
+                    self.abandoned = true;
+                    self.hang_up()?;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hang_up(&mut self) -> Result<()> {
+        if let Some(connection) = &self.connection {
+            self.epoll.delete(connection.as_fd())?;
+        }
+        Ok(())
+    }
+
+    fn name(&self, pid: Pid, task: u32) -> String {
+        let comm = self.store.manifest().tasks.get(task as usize).map_or("?", |t| t.comm.as_str());
+        format!("{pid} ({comm})")
+    }
+
+    fn adopt(&mut self, process: Process) -> Result<()> {
+        let id = ProcessId(self.next_process);
+        self.next_process += 1;
+        self.epoll
+            .add(process.uffd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
+            .with_context(|| format!("watching the userfaultfd of {}", process.name))?;
+        self.status.processes.fetch_add(1, Relaxed);
+        self.processes.insert(id, process);
+        Ok(())
+    }
+
+    /// Reads every event that a process has for us and applies those that change its layout; its faults are queued. Returns how
+    /// many were read.
+    fn read_events(&mut self, id: ProcessId) -> Result<usize> {
+        let mut total = 0;
+        loop {
+            let Some(process) = self.processes.get_mut(&id) else { return Ok(total) };
+            let events = process.uffd.read_events().with_context(|| format!("reading events of {}", process.name))?;
+            if events.is_empty() {
+                return Ok(total);
+            }
+            total += events.len();
+            let mut moved = Moved::default();
+            let mut children = Vec::new();
+            for event in events {
+                process.apply(&event, &mut moved);
+                match event {
+                    Event::Fault { addr, .. } => {
+                        self.status.reached(Moment::FirstFault);
+                        self.status.faults.fetch_add(1, Relaxed);
+                        self.last_fault = Instant::now();
+                        if let Some(page) = PageAddr::containing(addr) {
+                            self.faults.push(id, page);
+                        }
+                    }
+                    Event::Fork(uffd) => children.push(process.fork(uffd)),
+                    _ => {}
+                }
+            }
+            self.status.pages_dropped.fetch_add(moved.dropped, Relaxed);
+            for child in children {
+                tracing::debug!("{} forked: {} pages to come", child.name, child.space.missing_pages());
+                self.status.expected.fetch_add(child.space.missing_pages(), Relaxed);
+                self.adopt(child)?;
+            }
+        }
+    }
+
+    /// A process has exited, was killed, or executes another program: nobody waits for its pages any more.
+    fn forget(&mut self, id: ProcessId) {
+        if let Some(process) = self.processes.remove(&id) {
+            tracing::debug!("{} is gone", process.name);
+            self.status.pages_dropped.fetch_add(process.space.missing_pages(), Relaxed);
+        }
+    }
+
+    fn add(&self, class: Class, moved: Moved) {
+        let counter = match class {
+            Class::Fault => &self.status.pages_by_fault,
+            Class::Transfer => &self.status.pages_by_transfer,
+            Class::Zero => &self.status.pages_zero,
+        };
+        counter.fetch_add(moved.installed, Relaxed);
+        self.status.pages_dropped.fetch_add(moved.dropped, Relaxed);
+    }
+
+    fn take_urgent(&mut self) -> Result<()> {
+        while let Some(arrival) = self.fetcher.urgent() {
+            match arrival {
+                Arrival::Demanded(frame) => self.frame_demanded(frame)?,
+                Arrival::Indexed => self.faults.indexed(),
+                other => unreachable!("{other:?} does not come by the urgent way"),
+            }
+            self.answer_faults()?;
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&mut self) -> Result<()> {
+        if self.last_heartbeat.elapsed() < HEARTBEAT {
+            return Ok(());
+        }
+        self.last_heartbeat = Instant::now();
+        self.forget_gone();
+        if self.hurry.load(Relaxed) && self.complete != Complete::Now {
+            if self.complete == Complete::Never {
+                self.fetcher.load_placement();
+            }
+            self.complete = Complete::Now;
+        }
+        Ok(())
+    }
+
+    fn count(&self) {
+        self.status.missing.store(self.processes.values().map(|p| p.space.missing_pages()).sum(), Relaxed);
+    }
+
+    /// Whether pages may be transferred that nothing has asked for.
+    fn may_transfer(&self) -> bool {
+        self.restored
+            && match self.complete {
+                Complete::Now => true,
+                Complete::Idle => self.last_fault.elapsed() >= IDLE,
+                Complete::Never => false,
+            }
+    }
+}
+
+impl Process {
+    /// The child that a fork event brought.
+    fn fork(&self, uffd: Uffd) -> Self {
+        Self {
+            name: format!("a child of {}", self.name),
+            uffd,
+            space: self.space.fork(),
+            registered: self.registered,
+            complained: false,
+            leave_zeros: self.leave_zeros,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! One process: its userfaultfd and what it still lacks.
+
+use crate::{
+    address_space::{AddressSpace, Place, pages_moved, pages_touched},
+    placement::Piece,
+    uffd::{Event, Stop, Uffd},
+};
+use anyhow::{Context, Result};
+use criu_images::{PAGE_SIZE, PageAddr, PageRange};
+use page_store::{Frame, PageNumber};
+
+/// Names a process of this restore; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ProcessId(pub u64);
+
+/// A restored task, or a child that it forked since.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// `4711 (redis-server)`, for the log.
+    pub name: String,
+    pub uffd: Uffd,
+    pub space: AddressSpace,
+    /// Whether the log has told that the kernel refused a page of it.
+    pub complained: bool,
+    /// Whether CRIU has registered all its mappings, so that one which is not will not be.
+    pub registered: bool,
+    /// Whether its zero pages have still to be taken off the list of what is missing.
+    pub leave_zeros: bool,
+}
+
+/// How far an install came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// All of it is there, or no longer wanted.
+    Done,
+    /// An unread event is in the way: read events, look again what is missing, retry.
+    Again,
+    /// The process is gone.
+    Gone,
+}
+
+/// Pages that a step of work put in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub installed: u64,
+    pub dropped: u64,
+}
+
+impl Process {
+    /// Whether the address space is as the kernel has it. Else an event is on its way that earlier ones announced, and nothing may be
+    /// decided before it was read.
+    pub(crate) fn settled(&mut self) -> bool {
+        if !self.space.is_settled() && self.uffd.is_quiet() {
+            self.space.settle();
+        }
+        self.space.is_settled()
+    }
+
+    /// Copies `bytes`, the content of `place`, to where it is missing.
+    ///
+    /// The kernel stops a copy at a page that is present and where one mapping ends and the next begins (the program may have split
+    /// its mappings since, with mprotect, of which no event tells): then the rest goes page by page.
+    pub(crate) fn copy(&mut self, place: Place, bytes: &[u8], moved: &mut Moved) -> Result<Progress> {
+        self.fill(place.runtime, moved, |uffd, dst, offset, pages| {
+            let from = usize::try_from(offset * PAGE_SIZE)?;
+            let to = usize::try_from((offset + pages) * PAGE_SIZE)?;
+            Ok(uffd.copy(dst, &bytes[from..to]))
+        })
+    }
+
+    /// Copies what `frame` holds of `piece` to wherever it is missing.
+    pub(crate) fn install(&mut self, frame: &Frame, piece: Piece, moved: &mut Moved) -> Result<Progress> {
+        if !self.settled() {
+            return Ok(Progress::Again);
+        }
+        let mut places = Vec::new();
+        if let Some(stored) = piece.range() {
+            self.space.places(stored, &mut places);
+        }
+        for place in places {
+            let first = (place.origin.get() - piece.addr.get()) / PAGE_SIZE;
+            let bytes = frame
+                .pages(PageNumber(piece.first.0 + first), place.runtime.pages())
+                .context("a frame is shorter than the index says")?;
+            let progress = self.copy(place, bytes, moved)?;
+            if progress != Progress::Done {
+                return Ok(progress);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Fills a range with zeros where it is missing.
+    pub(crate) fn zero(&mut self, range: PageRange, moved: &mut Moved) -> Result<Progress> {
+        self.fill(range, moved, |uffd, dst, _, pages| {
+            Ok(uffd.zero(PageRange::new(dst, pages).expect("a part of a range is a range")))
+        })
+    }
+
+    fn fill(
+        &mut self,
+        range: PageRange,
+        moved: &mut Moved,
+        put: impl Fn(&Uffd, PageAddr, u64, u64) -> Result<crate::uffd::Filled>,
+    ) -> Result<Progress> {
+        let mut done = 0;
+        let mut step = range.pages();
+        while done < range.pages() {
+            step = step.min(range.pages() - done);
+            let dst = range.start().checked_add(done).expect("inside a range");
+            let filled = put(&self.uffd, dst, done, step)?;
+            if let Some(range) = PageRange::new(dst, filled.pages) {
+                self.space.installed(range);
+                moved.installed += filled.pages;
+                done += filled.pages;
+            }
+            let here = || range.start().checked_add(done).and_then(|at| PageRange::new(at, 1)).expect("inside a range");
+            match filled.stop {
+                None => step = step.saturating_mul(2),
+                Some(Stop::Again) => return Ok(Progress::Again),
+                Some(Stop::Gone) => return Ok(Progress::Gone),
+                Some(Stop::Exists) => {
+                    // Present already; but a thread may have faulted before it was, and a copy that stops does not wake it.
+                    self.space.installed(here());
+                    self.uffd.wake(here())?;
+                    done += 1;
+                }
+                Some(Stop::NotRegistered) if step > 1 && filled.pages == 0 => step = 1,
+                // CRIU has sent the userfaultfd but not registered this mapping yet.
+                Some(Stop::NotRegistered) if !self.registered => done += 1,
+                Some(Stop::NotRegistered) => {
+                    // No mapping that is ours is there: nothing can fault on it, and nothing can be put there.
+                    tracing::debug!("{}: {:#x} is not registered any more", self.name, here().start());
+                    self.space.installed(here());
+                    moved.dropped += 1;
+                    done += 1;
+                }
+                Some(Stop::Failed(errno)) => {
+                    // Out of memory, most likely; what it is, giving up would mean zeros.
+                    if !std::mem::replace(&mut self.complained, true) {
+                        tracing::error!(
+                            "{}: no page at {:#x} just now: {errno}; trying again",
+                            self.name,
+                            here().start()
+                        );
+                    }
+                    return Ok(Progress::Again);
+                }
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Applies a layout event; what it dropped is added to `moved`. A fault or fork changes nothing here.
+    pub(crate) fn apply(&mut self, event: &Event, moved: &mut Moved) {
+        let before = self.space.missing_pages();
+        match *event {
+            Event::Fault { .. } | Event::Fork(_) => {}
+            Event::Remap { from, to, len } => {
+                if let Some((from, to)) = pages_moved(from, to, len) {
+                    self.space.remap(from, to);
+                }
+            }
+            Event::Remove { start, end } => {
+                if let Some(range) = pages_touched(start, end) {
+                    self.space.remove(range);
+                }
+            }
+            Event::Unmap { start, end } => {
+                if let Some(range) = pages_touched(start, end) {
+                    self.space.unmap(range);
+                }
+            }
+        }
+        moved.dropped += before.saturating_sub(self.space.missing_pages());
+    }
+}

@@ -1,0 +1,180 @@
+//! The background transfer: walks the store frame by frame and puts each frame wherever it is missing.
+//!
+//! By frames rather than by processes, so that a frame that many tasks share comes over the wire once.
+
+use super::{Class, Engine, ProcessId, process::Progress};
+use crate::{
+    fetch::Arrival,
+    placement::{Piece, Placement},
+};
+use anyhow::Result;
+use page_store::{Frame, FrameNumber};
+use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering::Relaxed};
+
+/// Frames asked for by one request: 1 MiB of memory. Long enough that the round trip is small against the body, short enough that
+/// the walk does not run far ahead of what faults have brought meanwhile.
+const EXTENT: u64 = 16;
+/// Requests under way at once.
+const IN_FLIGHT: usize = 4;
+/// Frames put in place before faults are looked at again: half a millisecond of copying.
+const FRAMES_PER_TURN: usize = 8;
+
+/// A frame that is missing in a process, and an event that was in the way.
+struct Retry {
+    process: ProcessId,
+    frame: Frame,
+    pieces: Vec<Piece>,
+}
+
+/// Where the transfer stands.
+#[derive(Default)]
+pub(super) struct Transfer {
+    placement: Option<Arc<Placement>>,
+    /// The next frame to look at.
+    cursor: u64,
+    in_flight: usize,
+    /// Frames that faults brought: the other places that need them get them too, so that they are not fetched twice.
+    spread: VecDeque<Frame>,
+    again: Vec<Retry>,
+    more: bool,
+}
+
+impl Transfer {
+    /// Whether there is something to install without waiting for anything.
+    pub(super) fn has_work_at_hand(&self) -> bool {
+        self.more
+    }
+
+    pub(super) fn stalled(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// Remembers a frame that a fault brought.
+    pub(super) fn spread(&mut self, frame: Frame) {
+        if self.placement.is_some() {
+            self.spread.push_back(frame);
+        }
+    }
+}
+
+impl Engine {
+    /// Installs some of what has come and asks for more.
+    pub(super) fn transfer_some(&mut self) -> Result<()> {
+        for retry in std::mem::take(&mut self.transfer.again) {
+            self.install_in(retry.process, retry.frame, retry.pieces)?;
+        }
+        self.transfer.more = false;
+        for turn in 0.. {
+            if turn == FRAMES_PER_TURN {
+                self.transfer.more = true;
+                break;
+            }
+            if self.may_transfer()
+                && let Some(frame) = self.transfer.spread.pop_front()
+            {
+                self.install_everywhere(frame)?;
+                continue;
+            }
+            match self.fetcher.transferred() {
+                None => break,
+                Some(Arrival::Transferred(frame)) => {
+                    if self.faults.wants(frame.number()) {
+                        self.faults.arrived(frame.clone());
+                        self.answer_faults()?;
+                    }
+                    self.install_everywhere(frame)?;
+                }
+                Some(Arrival::ExtentDone) => self.transfer.in_flight -= 1,
+                Some(Arrival::Placed(placement)) => self.transfer.placement = Some(Arc::new(placement)),
+                Some(other) => unreachable!("{other:?} does not come by the background way"),
+            }
+        }
+        if self.may_transfer() {
+            self.leave_zeros_to_the_kernel();
+            self.ask_for_more();
+        }
+        Ok(())
+    }
+
+    fn install_everywhere(&mut self, frame: Frame) -> Result<()> {
+        let Some(placement) = self.transfer.placement.clone() else { return Ok(()) };
+        let pieces = placement.of_frame(frame.number());
+        let ids: Vec<_> = self.processes.iter().map(|(id, p)| (*id, p.space.task())).collect();
+        for (id, task) in ids {
+            let mine: Vec<_> = pieces.iter().copied().filter(|p| p.task == task).collect();
+            if !mine.is_empty() {
+                self.install_in(id, frame.clone(), mine)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn install_in(&mut self, process: ProcessId, frame: Frame, pieces: Vec<Piece>) -> Result<()> {
+        match self.install(process, &frame, pieces.iter().copied(), Class::Transfer)? {
+            Progress::Done => {}
+            Progress::Gone => self.forget(process),
+            Progress::Again => {
+                self.read_events(process)?;
+                self.transfer.again.push(Retry { process, frame, pieces });
+            }
+        }
+        Ok(())
+    }
+
+    /// Zero pages need not be put anywhere: once a process is whole, the kernel gives zeros for what is not there. Until then a fault on
+    /// one is answered with zeros.
+    fn leave_zeros_to_the_kernel(&mut self) {
+        let Some(placement) = self.transfer.placement.clone() else { return };
+        if placement.zero.is_empty() {
+            return;
+        }
+        let mut places = Vec::new();
+        for process in self.processes.values_mut() {
+            if !process.leave_zeros || !process.settled() {
+                continue;
+            }
+            process.leave_zeros = false;
+            let task = process.space.task();
+            for (_, range) in placement.zero.iter().filter(|(of, _)| *of == task) {
+                places.clear();
+                process.space.places(*range, &mut places);
+                for place in &places {
+                    process.space.installed(place.runtime);
+                    self.status.pages_zero.fetch_add(place.runtime.pages(), Relaxed);
+                }
+            }
+        }
+    }
+
+    fn ask_for_more(&mut self) {
+        let Some(placement) = self.transfer.placement.clone() else { return };
+        while self.transfer.in_flight < IN_FLIGHT {
+            let Some(start) = (self.transfer.cursor..placement.frames()).find(|f| self.is_missing(&placement, *f))
+            else {
+                self.transfer.cursor = placement.frames();
+                break;
+            };
+            let limit = (start + EXTENT).min(placement.frames());
+            let end = (start + 1..limit).find(|f| !self.is_missing(&placement, *f)).unwrap_or(limit);
+            self.fetcher.extent(FrameNumber(start)..FrameNumber(end));
+            self.transfer.in_flight += 1;
+            self.transfer.cursor = end;
+        }
+        // What was in the way of an event, or came with a fork meanwhile, is found by going round once more.
+        if self.transfer.cursor == placement.frames() && self.transfer.in_flight == 0 && self.transfer.again.is_empty()
+        {
+            self.transfer.cursor = 0;
+        }
+    }
+
+    fn is_missing(&self, placement: &Placement, frame: u64) -> bool {
+        let mut places = Vec::new();
+        placement.of_frame(FrameNumber(frame)).iter().any(|piece| {
+            if let Some(stored) = piece.range() {
+                let holders = self.processes.values().filter(|p| p.space.task() == piece.task);
+                holders.for_each(|process| process.space.places(stored, &mut places));
+            }
+            !places.is_empty()
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! Gets frames from the store, on threads of its own.
+//!
+//! Demand and background transfer share nothing: each has its own runtime, its own connections and its own queue, so that a fault
+//! never waits behind a transfer. Nothing here gives up: what cannot be had now is tried again until it can, and the
+//! log and the progress line say so. Only verified frames come out ([`page_store::Frame`]).
+
+use crate::{placement::Placement, status::Status};
+use anyhow::{Context, Result};
+use criu_images::{PageRange, Pid};
+use futures::StreamExt;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use page_store::{Frame, FrameNumber, Store};
+use std::{
+    future::Future,
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::mpsc,
+};
+
+/// Frames of the background transfer that may wait for the engine: 4 MiB.
+const BACKGROUND_QUEUE: usize = 64;
+/// One attempt at a frame may take this long; then the request is made anew. A frame is at most 64 KiB.
+const ATTEMPT: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What the engine asked for and now has.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A frame that a fault waits for.
+    Demanded(Frame),
+    /// A frame of a background extent.
+    Transferred(Frame),
+    /// A background extent has ended; every frame of it was handed over.
+    ExtentDone,
+    /// The part of the index around an address that was asked for is loaded.
+    Indexed,
+    /// The whole index, by frame.
+    Placed(Placement),
+}
+
+/// The asking side, and the arrivals.
+pub(crate) struct Fetcher {
+    demand: Lane,
+    background: Lane,
+    status: Arc<Status>,
+    wake: Arc<EventFd>,
+    urgent: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
+    transfer: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
+}
+
+/// A runtime and connections that only one kind of traffic uses.
+struct Lane {
+    store: Store,
+    runtime: Option<Runtime>,
+}
+
+impl Lane {
+    fn new(name: &str, threads: usize, store: &Store) -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name(name)
+            .enable_all()
+            .build()
+            .context("starting threads for the transfer")?;
+        Ok(Self { store: store.with_own_connections(), runtime: Some(runtime) })
+    }
+
+    fn handle(&self) -> &Handle {
+        self.runtime.as_ref().expect("taken only on drop").handle()
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Fetcher {
+    /// Starts the threads; `cores` of them decode the background transfer.
+    pub(crate) fn start(store: &Store, status: Arc<Status>, cores: usize) -> Result<Self> {
+        Ok(Self {
+            demand: Lane::new("demand", 1, store)?,
+            background: Lane::new("transfer", cores, store)?,
+            status,
+            wake: Arc::new(
+                EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("making an eventfd")?,
+            ),
+            urgent: mpsc::unbounded_channel(),
+            transfer: mpsc::channel(BACKGROUND_QUEUE),
+        })
+    }
+
+    /// Fetches a frame before anything else.
+    pub(crate) fn demand(&self, frame: FrameNumber) {
+        let (store, status, out, wake) =
+            (self.demand.store.clone(), self.status.clone(), self.urgent.0.clone(), self.wake.clone());
+        self.demand.handle().spawn(async move {
+            let frame = until_it_works(&status, || async {
+                tokio::time::timeout(ATTEMPT, store.read_frame(frame)).await.unwrap_or_else(|_| Err(too_slow(frame)))
+            })
+            .await;
+            deliver(&out, &wake, Arrival::Demanded(frame));
+        });
+    }
+
+    /// Loads the part of the index that says where `range` of task `pid` is.
+    pub(crate) fn load_index(&self, pid: Pid, range: PageRange) {
+        let (store, status, out, wake) =
+            (self.demand.store.clone(), self.status.clone(), self.urgent.0.clone(), self.wake.clone());
+        self.demand.handle().spawn(async move {
+            until_it_works(&status, || store.runs(pid, range)).await;
+            deliver(&out, &wake, Arrival::Indexed);
+        });
+    }
+
+    /// Loads the whole index and turns it round.
+    pub(crate) fn load_placement(&self) {
+        let (store, status, out, wake) =
+            (self.background.store.clone(), self.status.clone(), self.transfer.0.clone(), self.wake.clone());
+        self.background.handle().spawn(async move {
+            let placement = until_it_works(&status, || Placement::read(&store)).await;
+            deliver_in_turn(&out, &wake, Arrival::Placed(placement)).await;
+        });
+    }
+
+    /// Streams neighbouring frames, each handed over as soon as it is verified.
+    pub(crate) fn extent(&self, frames: Range<FrameNumber>) {
+        let (store, status, out, wake) =
+            (self.background.store.clone(), self.status.clone(), self.transfer.0.clone(), self.wake.clone());
+        self.background.handle().spawn(async move {
+            let mut next = frames.start;
+            let mut pauses = Pauses::default();
+            while next < frames.end {
+                let mut stream = store.stream_frames(next..frames.end);
+                while let Some(answer) = stream.next().await {
+                    match answer {
+                        Ok(frame) => {
+                            pauses.worked(&status);
+                            next = FrameNumber(frame.number().0 + 1);
+                            deliver_in_turn(&out, &wake, Arrival::Transferred(frame)).await;
+                        }
+                        Err(error) => {
+                            pauses.failed(&status, &error.into()).await;
+                            break;
+                        }
+                    }
+                }
+            }
+            deliver_in_turn(&out, &wake, Arrival::ExtentDone).await;
+        });
+    }
+
+    /// What faults wait for.
+    pub(crate) fn urgent(&mut self) -> Option<Arrival> {
+        self.urgent.1.try_recv().ok()
+    }
+
+    /// What the background transfer brought.
+    pub(crate) fn transferred(&mut self) -> Option<Arrival> {
+        self.transfer.1.try_recv().ok()
+    }
+
+    /// Readable once something has arrived; [`Fetcher::acknowledge`] makes it quiet again.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// To be called before looking for arrivals.
+    pub(crate) fn acknowledge(&self) {
+        // EAGAIN: nothing was written since; that is as good.
+        let _ = self.wake.read();
+    }
+
+    /// Lets another thread end the engine's sleep.
+    pub(crate) fn waker(&self) -> Arc<EventFd> {
+        self.wake.clone()
+    }
+}
+
+fn too_slow(frame: FrameNumber) -> page_store::Error {
+    page_store::Error::Unavailable {
+        object: format!("frame {}", frame.0),
+        problem: format!("no answer within {} s", ATTEMPT.as_secs()),
+    }
+}
+
+fn deliver(out: &mpsc::UnboundedSender<Arrival>, wake: &EventFd, arrival: Arrival) {
+    // The receiver is gone only when the restore has ended.
+    let _ = out.send(arrival);
+    let _ = wake.write(1);
+}
+
+async fn deliver_in_turn(out: &mpsc::Sender<Arrival>, wake: &EventFd, arrival: Arrival) {
+    let _ = out.send(arrival).await;
+    let _ = wake.write(1);
+}
+
+async fn until_it_works<T, E, F>(status: &Status, mut attempt: impl FnMut() -> F) -> T
+where
+    E: Into<anyhow::Error>,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut pauses = Pauses::default();
+    loop {
+        match attempt().await {
+            Ok(value) => {
+                pauses.worked(status);
+                return value;
+            }
+            Err(error) => pauses.failed(status, &error.into()).await,
+        }
+    }
+}
+
+/// The pause before the next attempt: doubles up to two seconds.
+#[derive(Default)]
+struct Pauses {
+    failures: u32,
+}
+
+impl Pauses {
+    fn worked(&mut self, status: &Status) {
+        self.failures = 0;
+        if status.outage.swap(false, Relaxed) {
+            tracing::info!("the store answers again");
+        }
+    }
+
+    async fn failed(&mut self, status: &Status, error: &anyhow::Error) {
+        status.retries.fetch_add(1, Relaxed);
+        if matches!(error.downcast_ref(), Some(page_store::Error::Corrupt { .. })) {
+            status.digest_failures.fetch_add(1, Relaxed);
+        }
+        if status.outage.swap(true, Relaxed) {
+            tracing::debug!("still failing: {error:#}");
+        } else {
+            tracing::warn!("{error:#}; trying again until it works, processes that need the page wait");
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,180 @@
+//! What a restore has done so far: counters that every part adds to, the progress line and the summary read from.
+
+use serde::Serialize;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+/// Counters of one restore. Shared; all of them only grow, but for `missing`.
+#[derive(Debug)]
+pub struct Status {
+    started: Instant,
+    /// Pages not yet in the memory that they belong to, over all processes.
+    pub missing: AtomicU64,
+    /// Pages that were missing when each task's userfaultfd arrived, forked children's share included.
+    pub expected: AtomicU64,
+    /// Faults that were read.
+    pub faults: AtomicU64,
+    /// Pages installed because something faulted on them or on their frame.
+    pub pages_by_fault: AtomicU64,
+    /// Pages installed by the background transfer.
+    pub pages_by_transfer: AtomicU64,
+    /// Pages answered with zeros, or left to the kernel because they are zeros.
+    pub pages_zero: AtomicU64,
+    /// Pages that the process unmapped, discarded or took with it when it exited, before they were needed.
+    pub pages_dropped: AtomicU64,
+    /// Bytes of bodies that came from the store.
+    pub wire_bytes: AtomicU64,
+    /// Requests sent to the store.
+    pub requests: AtomicU64,
+    /// Attempts that failed and were made again.
+    pub retries: AtomicU64,
+    /// Of these, answers whose bytes did not match their digest.
+    pub digest_failures: AtomicU64,
+    /// Processes, forked ones included.
+    pub processes: AtomicU64,
+    /// Whether the store cannot be reached just now.
+    pub outage: AtomicBool,
+    moments: Mutex<Moments>,
+}
+
+/// Seconds since the start, as they happened.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Moments {
+    /// Listening on the lazy-pages socket.
+    pub listening: Option<f64>,
+    /// The first fault was read.
+    pub first_fault: Option<f64>,
+    /// The first fault was answered.
+    pub first_fault_served: Option<f64>,
+    /// CRIU said that the restore is finished: the processes run.
+    pub restored: Option<f64>,
+    /// No page is missing any more.
+    pub whole: Option<f64>,
+}
+
+/// Something that happens once.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// [`Moments::listening`].
+    Listening,
+    /// [`Moments::first_fault`].
+    FirstFault,
+    /// [`Moments::first_fault_served`].
+    FirstFaultServed,
+    /// [`Moments::restored`].
+    Restored,
+    /// [`Moments::whole`].
+    Whole,
+}
+
+impl Status {
+    /// All zero; time counts from `started`.
+    pub fn new(started: Instant) -> Self {
+        Self {
+            started,
+            missing: 0.into(),
+            expected: 0.into(),
+            faults: 0.into(),
+            pages_by_fault: 0.into(),
+            pages_by_transfer: 0.into(),
+            pages_zero: 0.into(),
+            pages_dropped: 0.into(),
+            wire_bytes: 0.into(),
+            requests: 0.into(),
+            retries: 0.into(),
+            digest_failures: 0.into(),
+            processes: 0.into(),
+            outage: false.into(),
+            moments: Mutex::default(),
+        }
+    }
+
+    /// Notes a moment; only the first time counts.
+    pub fn reached(&self, moment: Moment) {
+        let now = self.started.elapsed().as_secs_f64();
+        let mut moments = self.moments.lock().unwrap_or_else(|e| e.into_inner());
+        let slot = match moment {
+            Moment::Listening => &mut moments.listening,
+            Moment::FirstFault => &mut moments.first_fault,
+            Moment::FirstFaultServed => &mut moments.first_fault_served,
+            Moment::Restored => &mut moments.restored,
+            Moment::Whole => &mut moments.whole,
+        };
+        slot.get_or_insert(now);
+    }
+
+    /// The moments so far.
+    pub fn moments(&self) -> Moments {
+        *self.moments.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What `--json` prints.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            processes: self.processes.load(Relaxed),
+            faults: self.faults.load(Relaxed),
+            pages_by_fault: self.pages_by_fault.load(Relaxed),
+            pages_by_transfer: self.pages_by_transfer.load(Relaxed),
+            pages_zero: self.pages_zero.load(Relaxed),
+            pages_dropped: self.pages_dropped.load(Relaxed),
+            pages_missing: self.missing.load(Relaxed),
+            wire_bytes: self.wire_bytes.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            digest_failures: self.digest_failures.load(Relaxed),
+            seconds: self.moments(),
+        }
+    }
+}
+
+/// A snapshot of [`Status`], for printing.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "each is the counter of the same name in Status")]
+pub struct Summary {
+    pub processes: u64,
+    pub faults: u64,
+    pub pages_by_fault: u64,
+    pub pages_by_transfer: u64,
+    pub pages_zero: u64,
+    pub pages_dropped: u64,
+    pub pages_missing: u64,
+    pub wire_bytes: u64,
+    pub requests: u64,
+    pub retries: u64,
+    pub digest_failures: u64,
+    pub seconds: Moments,
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let at = |moment: Option<f64>| moment.map_or("-".to_string(), |s| format!("{s:.3} s"));
+        writeln!(
+            f,
+            "pages   {} by fault, {} by transfer, {} zero, {} given up by the process, {} missing",
+            self.pages_by_fault, self.pages_by_transfer, self.pages_zero, self.pages_dropped, self.pages_missing
+        )?;
+        writeln!(
+            f,
+            "store   {:.1} MiB in {} requests, {} retries, {} digest failures",
+            self.wire_bytes as f64 / (1 << 20) as f64,
+            self.requests,
+            self.retries,
+            self.digest_failures
+        )?;
+        write!(
+            f,
+            "time    restored {}, first fault {} (served {}), whole {}; {} processes, {} faults",
+            at(self.seconds.restored),
+            at(self.seconds.first_fault),
+            at(self.seconds.first_fault_served),
+            at(self.seconds.whole),
+            self.processes,
+            self.faults
+        )
+    }
+}
