@@ -24,7 +24,7 @@ pub use probe::Probe;
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
 };
 use std::{
     fmt,
@@ -128,15 +128,17 @@ impl Uffd {
         if link != "anon_inode:[userfaultfd]" {
             return Err(Error::NotAUserfaultfd(link.into_owned()));
         }
-        let flags = fcntl(&fd, FcntlArg::F_GETFL).map_err(Error::system("fcntl(F_GETFL)"))?;
-        fcntl(&fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK))
-            .map_err(Error::system("fcntl(F_SETFL)"))?;
         // SAFETY: `into_raw_fd` gives up the only owner; the new one closes it.
-        Ok(Self::new(unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) }))
+        Self::new(unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) })
     }
 
-    fn new(inner: userfaultfd::Uffd) -> Self {
-        Self { inner, buffer: userfaultfd::EventBuffer::new(EVENTS_PER_READ) }
+    fn new(inner: userfaultfd::Uffd) -> Result<Self, Error> {
+        // A child's descriptor has the flags that its parent's was *made* with, whatever was set since.
+        let flags = fcntl(&inner, FcntlArg::F_GETFL).map_err(Error::system("fcntl(F_GETFL)"))?;
+        fcntl(&inner, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK))
+            .and_then(|_| fcntl(&inner, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)))
+            .map_err(Error::system("fcntl(F_SETFL)"))?;
+        Ok(Self { inner, buffer: userfaultfd::EventBuffer::new(EVENTS_PER_READ) })
     }
 
     /// Reads events, in the kernel's order: at most 64, none if none is there. Every one of them is acknowledged by this, so
@@ -159,8 +161,7 @@ fn convert(event: userfaultfd::Result<userfaultfd::Event>) -> Result<Event, Erro
     use userfaultfd::Event as Raw;
     Ok(match event {
         Ok(Raw::Pagefault { addr, .. }) => Event::Fault { addr: addr as u64 },
-        // As a child inherits the parent's flags, it is non-blocking too.
-        Ok(Raw::Fork { uffd }) => Event::Fork(Uffd::new(uffd)),
+        Ok(Raw::Fork { uffd }) => Event::Fork(Uffd::new(uffd)?),
         Ok(Raw::Remap { from, to, len }) => Event::Remap { from: from as u64, to: to as u64, len: len as u64 },
         Ok(Raw::Remove { start, end }) => Event::Remove { start: start as u64, end: end as u64 },
         Ok(Raw::Unmap { start, end }) => Event::Unmap { start: start as u64, end: end as u64 },

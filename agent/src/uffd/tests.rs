@@ -280,7 +280,7 @@ fn only_what_was_inherited_is_taken_over() {
         Err(Error::NotInherited { why, .. }) => why,
         other => panic!("{other:?}"),
     };
-    assert!(why(-1).contains("negative"));
+    assert!(why(-1).contains("no such descriptor"));
     assert!(why(987_654).contains("no such descriptor"));
     let (mut reading, writing) = std::io::pipe().unwrap();
     assert!(why(writing.as_raw_fd()).contains("opened by this program"));
