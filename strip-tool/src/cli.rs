@@ -1,0 +1,97 @@
+//! The command line: arguments in, a command run, its report out, an exit code.
+
+mod args;
+
+use crate::{Meter, Mode, Stop, Stopped, inspect, join, split, verify};
+use anyhow::{Context, Result};
+use args::{Args, Command};
+use clap::Parser;
+use page_store::write::Options;
+use serde::Serialize;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).without_time().init();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pageferry-strip: {error:#}");
+            if is_disk_full(&error) {
+                eprintln!("The disk is full. Nothing was left behind; make room or give another place.");
+            }
+            match error.downcast_ref::<Stopped>() {
+                Some(stopped) => ExitCode::from(u8::try_from(128 + stopped.signal).unwrap_or(1)),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.into_iter().any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let stop = runtime.block_on(async { Stop::on_signals() })?;
+    let meter = Meter::new(if args.quiet { Mode::Quiet } else { Mode::Shown });
+    match &args.command {
+        Command::Split(a) => {
+            let write = Options { level: a.level, tripwire: !a.no_tripwire };
+            let options = split::SplitOptions {
+                checkpoint: a.checkpoint.clone(),
+                store: a.store.0.clone(),
+                slim: a.slim.clone(),
+                replace: a.replace,
+                write,
+            };
+            args.print(&split::split(&options, &meter, &stop)?)?;
+        }
+        Command::Join(a) => {
+            let options = join::JoinOptions { store: a.store.clone(), out: a.out.clone() };
+            args.print(&runtime.block_on(join::join(&options, &meter, &stop))?)?;
+        }
+        Command::Verify(a) => {
+            let report = runtime.block_on(verify::verify(&a.store, Arc::new(meter), &stop))?;
+            args.print(&report)?;
+            if !report.ok {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Inspect(a) => {
+            let options = Options { level: a.level, ..Options::default() };
+            args.print(&runtime.block_on(inspect::inspect(&a.location, options, meter, &stop))?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// Prints a report: JSON if that was asked for; nothing for people who want it quiet.
+    fn print(&self, report: &(impl Serialize + Display)) -> Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            serde_json::to_writer_pretty(&mut out, report).context("cannot write the result")?;
+            writeln!(out).context("cannot write the result")?;
+        } else if !self.quiet {
+            write!(out, "{report}").context("cannot write the result")?;
+        }
+        out.flush().context("cannot write the result")
+    }
+}

@@ -1,0 +1,58 @@
+//! What is tried again, how often, after how long.
+
+use page_store::{Error, Store};
+use std::time::Duration;
+
+/// Waits between attempts at what may succeed later: 6 s in all. A host that restarts is back by then; a user at a terminal still
+/// waits.
+const RETRY_AFTER: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+    Duration::from_millis(1700),
+    Duration::from_millis(3000),
+];
+
+/// Counts attempts in a row that failed.
+#[derive(Debug)]
+pub(crate) struct Retries {
+    /// A file of this machine reads the same every time; a host may have a bad mirror.
+    local: bool,
+    failed: usize,
+}
+
+impl Retries {
+    pub(crate) fn new(store: &Store) -> Self {
+        Self { local: !store.backend().describe("").contains("://"), failed: 0 }
+    }
+
+    /// Something succeeded: the next failure is the first.
+    pub(crate) fn succeeded(&mut self) {
+        self.failed = 0;
+    }
+
+    /// Whether it is worth another attempt after `error`; if so, waits.
+    pub(crate) async fn another(&mut self, error: &Error) -> bool {
+        let wait = RETRY_AFTER.get(self.failed).filter(|_| error.is_transient() && !self.local);
+        self.failed += 1;
+        if let Some(wait) = wait {
+            tracing::warn!("{error}; trying again");
+            tokio::time::sleep(*wait).await;
+        }
+        wait.is_some()
+    }
+}
+
+/// Runs `work` again after errors that may pass.
+pub(crate) async fn with_retries<T, F>(store: &Store, work: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut retries = Retries::new(store);
+    loop {
+        match work().await {
+            Err(e) if retries.another(&e).await => {}
+            done => return done,
+        }
+    }
+}
