@@ -1,0 +1,194 @@
+//! The server against `openapi.yaml`: every route is documented, everything documented exists, and answers are as documented.
+
+mod common;
+
+use common::{openapi::*, *};
+use pageferry_server::ROUTES;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+const METHODS: [&str; 8] = ["get", "head", "post", "put", "patch", "delete", "options", "trace"];
+
+#[test]
+fn router_and_document_name_the_same_routes() {
+    let document = document();
+    let documented: BTreeSet<_> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| METHODS.iter().filter(|m| item.get(**m).is_some()).map(move |m| (path.clone(), *m)))
+        .collect();
+    let routed: BTreeSet<_> = ROUTES
+        .iter()
+        .flat_map(|route| {
+            METHODS.iter().filter(|m| route.methods.contains(&&*m.to_uppercase())).map(|m| (route.path.to_owned(), *m))
+        })
+        .collect();
+    assert_eq!(documented, routed);
+}
+
+/// The table is what the router was made from; this is what the router does.
+#[test]
+fn the_router_answers_what_the_table_says() {
+    let fixture = Fixture::new();
+    let server = Running::start(&fixture.store());
+    for route in ROUTES {
+        let path = concrete(route.path);
+        for method in METHODS.map(str::to_uppercase) {
+            let reply = server.send(&method, &path, &[]);
+            assert_eq!(reply.status != 405, route.methods.contains(&&*method), "{method} {path}: {}", reply.status);
+            assert_ne!(reply.status, 404, "{method} {path}");
+        }
+    }
+}
+
+fn concrete(path: &str) -> String {
+    let range = format!("{HEAP:x}-{:x}", HEAP + P);
+    path.replace("{pid}", "10")
+        .replace("{address}", &format!("{HEAP:x}"))
+        .replace("{range}", &range)
+        .replace("{object}", "checkpoint.json")
+}
+
+/// One request for every status that can be had from outside, with what the document says about it: the status, the headers that have to
+/// be there, the media type.
+#[test]
+fn answers_are_as_documented() {
+    let document = document();
+    let fixture = Fixture::new();
+    let server = Running::start(&fixture.store());
+    let page = "/pid/{pid}/page/{address}";
+    let pages = "/pid/{pid}/pages/{range}";
+    let object = "/store/{object}";
+    let none_match = "If-None-Match: *";
+    let requests: &[(&str, &str, &[&str], u16)] = &[
+        (page, "", &[], 200),
+        (page, "", &["Accept: text/plain"], 200),
+        (page, "", &["Accept: application/json"], 200),
+        (page, "", &[none_match], 304),
+        (page, "?format=no", &[], 400),
+        (page, "/pid/10/page/1000", &[], 404),
+        (pages, "", &[], 200),
+        (pages, "", &["Accept-Encoding: zstd"], 200),
+        (pages, "", &[none_match], 304),
+        (pages, "?holes=no", &[], 400),
+        (pages, "/pid/11/pages/1000-2000", &[], 404),
+        (pages, "/pid/10/pages/1000-2000", &[], 409),
+        (pages, "/pid/10/pages/0-100000000000000", &[], 413),
+        (object, "", &[], 200),
+        (object, "", &["Range: bytes=0-1"], 206),
+        (object, "", &["Range: bytes=0-1,5-6"], 206),
+        (object, "", &[none_match], 304),
+        (object, "/store/%ff", &[], 400),
+        (object, "/store/packs/0.pack", &[], 404),
+        (object, "", &["If-Match: \"x\""], 412),
+        (object, "", &["Range: bytes=-0"], 416),
+        ("/pid/{pid}", "/pid/x", &[], 400),
+        ("/pid/{pid}", "/pid/11", &[], 404),
+        ("/pid/{pid}/maps", "", &["Accept: text/plain"], 200),
+        ("/pid/{pid}/maps", "/pid/x/maps", &[], 400),
+        ("/pid/{pid}/maps", "/pid/30/maps", &[], 404),
+        ("/pid/{pid}/pagemap", "?range=x", &[], 400),
+        ("/pid/{pid}/pagemap", "/pid/30/pagemap", &[], 404),
+    ];
+    let mut seen = BTreeSet::new();
+    let mut check = |route: &str, path: &str, headers: &[&str], status: u16| {
+        for method in ["GET", "HEAD"] {
+            // HEAD knows no ranges.
+            let status = if method == "HEAD" && headers.iter().any(|h| h.starts_with("Range")) { 200 } else { status };
+            let reply = server.send(method, path, headers);
+            assert_eq!(reply.status, status, "{method} {path} {headers:?}");
+            compare(&document, route, &method.to_lowercase(), &reply);
+            seen.insert((route.to_owned(), method.to_lowercase(), status.to_string()));
+        }
+    };
+    for route in ROUTES.iter().filter(|r| r.methods.contains(&"GET")) {
+        check(route.path, &concrete(route.path), &[], 200);
+    }
+    for (route, path, headers, status) in requests {
+        let path = if path.starts_with('/') { (*path).to_owned() } else { concrete(route) + path };
+        check(route, &path, headers, *status);
+    }
+
+    let bulk = "/pid/{pid}/pages";
+    for (path, media_type, body, status) in [
+        ("/pid/10/pages", "application/json", "[\"1000-2000\"]".to_owned(), 200),
+        ("/pid/10/pages", "application/json", "[\"1000-2001\"]".to_owned(), 400),
+        ("/pid/11/pages", "application/json", "[\"1000-2000\"]".to_owned(), 404),
+        ("/pid/10/pages", "application/json", "[\"0-100000000000000\"]".to_owned(), 413),
+        ("/pid/10/pages", "text/plain", "[\"1000-2000\"]".to_owned(), 415),
+    ] {
+        let reply = request(server.address, "POST", path, &[&format!("Content-Type: {media_type}")], body.as_bytes());
+        assert_eq!(reply.status, status, "POST {body}");
+        compare(&document, bulk, "post", &reply);
+        seen.insert((bulk.to_owned(), "post".to_owned(), status.to_string()));
+    }
+
+    // What is documented and was not seen needs a broken store, a slow client, or a server that is not ready.
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in METHODS.iter().filter(|m| item.get(**m).is_some()) {
+            for status in item[method]["responses"].as_object().unwrap().keys() {
+                let hard = ["408", "500", "503"].contains(&&**status);
+                let key = (path.clone(), (*method).to_owned(), status.clone());
+                assert!(hard || seen.contains(&key), "documented but not tried: {key:?}");
+            }
+        }
+    }
+}
+
+fn compare(document: &Value, route: &str, method: &str, reply: &Reply) {
+    let what = format!("{method} {route} {}", reply.status);
+    let response = &document["paths"][route][method]["responses"][reply.status.to_string()];
+    assert!(response.is_object(), "{what} is not documented");
+    let response = resolve(document, response);
+    for (name, header) in response["headers"].as_object().into_iter().flatten() {
+        let header = resolve(document, header);
+        match reply.header(name) {
+            None => assert_ne!(header["required"], true, "{what}: {name} is missing"),
+            Some(value) => {
+                let schema = &header["schema"];
+                if let Some(constant) = schema["const"].as_str() {
+                    assert_eq!(value, constant, "{what}: {name}");
+                }
+                if let Some(known) = schema["enum"].as_array() {
+                    assert!(known.iter().any(|k| k == value), "{what}: {name}: {value}");
+                }
+            }
+        }
+    }
+    if method != "head" && reply.status != 304 {
+        let media_type = reply.header("content-type").unwrap_or_default().split(';').next().unwrap();
+        assert!(response["content"].get(media_type).is_some(), "{what}: {media_type} is not documented");
+    }
+}
+
+#[test]
+fn the_document_holds_together() {
+    let document = document();
+    let mut references = 0;
+    walk(&document, &mut |value| {
+        if value["$ref"].is_string() {
+            resolve(&document, value);
+            references += 1;
+        }
+    });
+    assert!(references > 100);
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    // Every problem that the server knows has a name that the schema allows, and the page that explains them has it.
+    let fixture = Fixture::new();
+    let server = Running::start(&fixture.store());
+    let page = server.get("/problems").text();
+    for kind in ["unmapped", "page-in-file", "holes", "no-such-task", "too-large", "store-damaged"] {
+        assert!(page.contains(&format!("#{kind} ")), "{kind}");
+        assert!(pageferry_server::OPENAPI.contains(kind) || kind == "store-damaged", "{kind}");
+    }
+}
+
+fn walk(value: &Value, visit: &mut impl FnMut(&Value)) {
+    visit(value);
+    match value {
+        Value::Object(members) => members.values().for_each(|v| walk(v, visit)),
+        Value::Array(members) => members.iter().for_each(|v| walk(v, visit)),
+        _ => {}
+    }
+}
