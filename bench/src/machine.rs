@@ -32,8 +32,8 @@ impl Machine {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|_| "unknown".to_owned()),
             memory_gib: memory / 1_048_576.0,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            file_system: said(Command::new("stat").args(["-f", "-c", "%T"]).arg(tools::target()?), |text| {
-                text.to_owned()
+            file_system: said(Command::new("df").arg("--output=fstype").arg(tools::target()?), |text| {
+                text.lines().last().unwrap_or_default().to_owned()
             }),
             criu: said(Command::new(tools::criu()?).arg("--version"), |text| {
                 text.lines().next().unwrap_or_default().trim_start_matches("Version: ").to_owned()

@@ -14,18 +14,25 @@ const LOOK: Duration = Duration::from_millis(300);
 /// The share of their time that they may be busy with something else.
 const BUSY: f64 = 0.1;
 /// How long one run waits for them to be idle, and all of them together.
-const PATIENCE: Duration = Duration::from_secs(30);
-const PATIENCE_IN_ALL: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_IN_ALL: Duration = Duration::from_secs(600);
+const PATIENCE_IF_QUICK: Duration = Duration::from_secs(60);
 
 /// Lets each run begin on an idle machine if that can be had, and counts where not.
-#[derive(Default)]
 pub(crate) struct Quiet {
+    patience: Duration,
     waited: Cell<Duration>,
     runs: Cell<u32>,
     busy: Cell<u32>,
 }
 
 impl Quiet {
+    /// Nothing was run yet.
+    pub(crate) fn new(quick: bool) -> Self {
+        let patience = if quick { PATIENCE_IF_QUICK } else { PATIENCE_IN_ALL };
+        Self { patience, waited: Cell::default(), runs: Cell::default(), busy: Cell::default() }
+    }
+
     /// Writes out what earlier runs have left in the page cache, and waits until nothing else runs.
     pub(crate) fn wait(&self) -> Result<()> {
         nix::unistd::sync();
@@ -35,7 +42,7 @@ impl Quiet {
             if busy_share()? <= BUSY {
                 break false;
             }
-            if start.elapsed() > PATIENCE || self.waited.get() + start.elapsed() > PATIENCE_IN_ALL {
+            if start.elapsed() > PATIENCE || self.waited.get() + start.elapsed() > self.patience {
                 break true;
             }
         };

@@ -41,10 +41,10 @@ impl Report {
         }
     }
 
-    /// How many figures were looked at, were not held, could not be measured.
-    pub(crate) fn verdicts(&self) -> (usize, usize, usize) {
-        let count = |wanted| self.figures().filter(|figure| figure.verdict == wanted).count();
-        (self.figures().count(), count(Verdict::NotHeld), count(Verdict::Failed))
+    /// How many figures there are, and how many of them could not be measured.
+    pub(crate) fn failures(&self) -> (usize, usize) {
+        let failed = |figure: &&Figure| figure.verdict == Verdict::Failed;
+        (self.figures().count(), self.figures().filter(failed).count())
     }
 
     /// Every sample.

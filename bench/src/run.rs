@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use pageferry_tests::{Checkpoint, Split, Workdir, split as make_split, tools};
 
 use crate::{
@@ -66,10 +66,13 @@ pub(crate) fn main(cli: &Cli) -> Result<()> {
         subject.measurements.iter().copied().filter(|measurement| cli.wants(subject, *measurement)).collect()
     };
     ensure!(subject::all().iter().any(|subject| !wanted(subject).is_empty()), "with these options nothing is measured");
+    for binary in ["pageferry-strip", "pageferry-server", "pageferry-agent"] {
+        tools::binary(binary)?;
+    }
     let scratch = tools::target()?.join("tmp").join(format!("bench-{}", std::process::id()));
     let guard = Guard::new(&scratch)?;
     let machine = Machine::look()?;
-    let bench = Bench { quick: cli.quick, quiet: Quiet::default() };
+    let bench = Bench { quick: cli.quick, quiet: Quiet::new(cli.quick) };
     let mut report = Report::default();
     for subject in subject::all() {
         let wanted = wanted(&subject);
@@ -101,14 +104,13 @@ pub(crate) fn main(cli: &Cli) -> Result<()> {
     } else {
         println!("{text}");
     }
-    let default = || cli.is_complete().then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md"));
-    if let Some(out) = cli.out.clone().or_else(default) {
+    let (all, failed) = report.failures();
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
+    if let Some(out) = cli.out.clone().or_else(|| (cli.is_complete() && failed == 0).then(default)) {
         write(&out, &text)?;
     }
-    match report.verdicts() {
-        (_, _, 0) => Ok(()),
-        (all, _, failed) => bail!("{failed} of {all} figures could not be measured"),
-    }
+    ensure!(failed == 0, "{failed} of {all} figures could not be measured");
+    Ok(())
 }
 
 fn write(out: &PathBuf, text: &str) -> Result<()> {
