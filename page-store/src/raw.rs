@@ -106,7 +106,7 @@ impl RawCheckpoint {
             zero_pages,
             stored_pages: pack_bytes / PAGE_SIZE,
             // Not looked for: what is twice in the files is twice here.
-            distinct_pages: lazy_pages - zero_pages,
+            distinct_pages: lazy_pages.saturating_sub(zero_pages),
             pack_bytes,
         };
         let manifest = Manifest {

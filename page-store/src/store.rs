@@ -10,7 +10,7 @@ use crate::{
 use criu_images::{PageRange, Pid};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use parts::Parts;
-use std::{ops::Range, sync::Arc};
+use std::{future::ready, ops::Range, sync::Arc};
 use tokio::io::AsyncWriteExt;
 
 /// Parts of the index that are fetched at once when many are needed.
@@ -59,21 +59,29 @@ impl Store {
         &self.backend
     }
 
+    /// The same store, index shared, read through another backend: the agent wraps one that counts bytes.
+    pub fn with_backend(&self, backend: Arc<dyn Backend>) -> Self {
+        Self { backend, ..self.clone() }
+    }
+
     /// All runs of a task that touch `range`, clipped to it, sorted by address, neighbours merged. Addresses without a run are not
     /// in the store. Loads (once) the parts of the index that it needs.
     pub async fn runs(&self, pid: Pid, range: PageRange) -> Result<Vec<Run>> {
-        let task = self.manifest.task_position(pid).and_then(|task| u32::try_from(task).ok());
-        let task = task.ok_or(Error::NoSuchTask(pid))?;
+        let task = self.task(pid)?;
         let parts = stream::iter(self.parts.of_range(task, range)).map(|at| self.part(at)).buffered(PARTS_AT_ONCE);
-        let of_part = |mut runs: Vec<Run>, part: &IndexPart| {
-            for run in part.runs(task, range) {
-                // Parts cut runs; the caller need not see where.
-                let merged = runs.pop_if(|last| last.merge(run).is_some()).and_then(|last| last.merge(run));
-                runs.push(merged.unwrap_or(run));
-            }
-            std::future::ready(Ok(runs))
-        };
-        parts.try_fold(Vec::new(), of_part).await
+        parts.try_fold(Vec::new(), |runs, part| ready(Ok(merge_runs(runs, part.runs(task, range))))).await
+    }
+
+    /// The same as [`Store::runs`] without waiting: `None` if a part of the index that it needs is not loaded yet. The agent answers
+    /// faults with it.
+    pub fn loaded_runs(&self, pid: Pid, range: PageRange) -> Result<Option<Vec<Run>>> {
+        let task = self.task(pid)?;
+        let parts = self.parts.of_range(task, range).map(|at| self.parts.loaded(at));
+        Ok(parts.into_iter().try_fold(Vec::new(), |runs, part| Some(merge_runs(runs, part?.runs(task, range)))))
+    }
+
+    fn task(&self, pid: Pid) -> Result<u32> {
+        self.manifest.task_position(pid).and_then(|task| u32::try_from(task).ok()).ok_or(Error::NoSuchTask(pid))
     }
 
     /// How many frames there are.
@@ -137,4 +145,13 @@ impl Store {
         let object = self.backend.describe(crate::MANIFEST_NAME);
         Error::Corrupt { object, place: format!("frame {}", frame.0), problem }
     }
+}
+
+/// Appends the runs of a part. Parts cut runs; the caller need not see where.
+fn merge_runs(mut runs: Vec<Run>, more: impl IntoIterator<Item = Run>) -> Vec<Run> {
+    for run in more {
+        let merged = runs.pop_if(|last| last.merge(run).is_some()).and_then(|last| last.merge(run));
+        runs.push(merged.unwrap_or(run));
+    }
+    runs
 }

@@ -111,7 +111,9 @@ impl AddressSpace {
             let next = self.missing.next(addr).map_or(u64::MAX, |place| place.runtime.start().get());
             PageRange::from_bytes(addr.get(), mapping.end().min(next))
         };
-        self.registered.at(addr).and_then(end).map_or(Answer::NotOurs, |run| Answer::Zero { run })
+        // What MREMAP_DONTUNMAP left behind, or it is about to be unmapped: then the kernel refuses with EAGAIN.
+        let vacated = || self.outstanding.is_vacated(addr).then(|| PageRange::new(addr, 1))?;
+        self.registered.at(addr).and_then(end).or_else(vacated).map_or(Answer::NotOurs, |run| Answer::Zero { run })
     }
 
     /// Stored pages that are not installed yet.

@@ -1,6 +1,6 @@
 //! What the events of a userfaultfd do to an address space; why it is not simpler, the module above tells.
 
-use super::{AddressSpace, Place, ranges::without};
+use super::{AddressSpace, Place, ranges::Ranges, ranges::without};
 use criu_images::{PageAddr, PageRange};
 
 /// What is known to have happened, but is not reported yet.
@@ -8,55 +8,65 @@ use criu_images::{PageAddr, PageRange};
 pub(super) struct Outstanding {
     /// The old ranges of moves: an UNMAP of each follows. With MREMAP_DONTUNMAP none does: the range is still registered.
     vacated: Vec<PageRange>,
-    /// Memory that has left its place, as something else moved in there: oldest first. An UNMAP or REMAP will tell.
-    displaced: Vec<Displaced>,
+    /// Moves into a place, oldest first, since no event was outstanding.
+    arrivals: Vec<Arrival>,
 }
 
+/// Memory that moved to `to`, and what we took to be there: that had left before. An UNMAP or REMAP will tell.
 #[derive(Clone, Debug)]
-struct Displaced {
-    range: PageRange,
+struct Arrival {
+    to: PageRange,
+    displaced: Ranges,
     missing: Vec<Place>,
+}
+
+/// What a range held when it was unmapped or moved.
+struct Departed {
+    missing: Vec<Place>,
+    /// Parts of the range that another memory has moved into since, as far as we know of it: it stays.
+    taken: Vec<PageRange>,
 }
 
 impl Outstanding {
     pub(super) fn pages(&self) -> u64 {
-        self.displaced.iter().flat_map(|d| &d.missing).map(|place| place.runtime.pages()).sum()
+        self.arrivals.iter().flat_map(|arrival| &arrival.missing).map(|place| place.runtime.pages()).sum()
     }
 
-    /// Takes out of `range` the parts whose UNMAP was expected.
-    fn take_vacated(&mut self, range: PageRange) -> Vec<PageRange> {
-        let mut taken: Vec<PageRange> = Vec::new();
-        let mut kept = Vec::new();
-        for old in self.vacated.drain(..) {
-            // An address that was left twice has two UNMAPs to come: one event answers one of them.
-            let parts: Vec<_> = without(range, &taken).into_iter().filter_map(|part| part.intersection(old)).collect();
-            kept.extend(without(old, &parts));
-            taken.extend(parts);
-            taken.sort_unstable();
-        }
-        self.vacated = kept;
-        taken
+    pub(super) fn is_vacated(&self, addr: PageAddr) -> bool {
+        self.vacated.iter().any(|range| range.contains(addr))
     }
 
-    /// Takes out of `range` the parts that hold displaced memory, with what is missing of them.
-    fn take_displaced(&mut self, range: PageRange) -> (Vec<PageRange>, Vec<Place>) {
-        let (mut taken, mut missing) = (Vec::<PageRange>::new(), Vec::new());
-        let mut kept = Vec::new();
-        for old in self.displaced.drain(..) {
-            let parts: Vec<_> =
-                without(range, &taken).into_iter().filter_map(|part| part.intersection(old.range)).collect();
-            let clip = |parts: &[PageRange]| -> Vec<Place> {
-                parts.iter().flat_map(|part| old.missing.iter().filter_map(|place| place.clip(*part))).collect()
-            };
-            missing.extend(clip(&parts));
-            for range in without(old.range, &parts) {
-                kept.push(Displaced { range, missing: clip(&[range]) });
+    /// Whether this UNMAP was expected; it is not from here on. It reports exactly the old range of the move, so another one that
+    /// covers a part of it (of what moved in there meanwhile) is told apart.
+    fn is_expected(&mut self, unmapped: PageRange) -> bool {
+        let found = self.vacated.iter().position(|range| *range == unmapped);
+        found.is_some_and(|index| {
+            self.vacated.swap_remove(index);
+            true
+        })
+    }
+
+    /// Takes out what was displaced from `range`. If anything was, the event that is being applied is older than the arrival that
+    /// displaced it; then what came by that arrival or a later one is not what the event is about.
+    fn depart(&mut self, range: PageRange) -> Departed {
+        let mut departed = Departed { missing: Vec::new(), taken: Vec::new() };
+        for arrival in &mut self.arrivals {
+            let free = without(range, &departed.taken);
+            let displaced: Vec<_> = free.iter().flat_map(|part| arrival.displaced.take(*part)).collect();
+            if displaced.is_empty() && departed.taken.is_empty() {
+                continue;
             }
-            taken.extend(parts);
-            taken.sort_unstable();
+            arrival.missing = std::mem::take(&mut arrival.missing)
+                .into_iter()
+                .flat_map(|place| {
+                    departed.missing.extend(displaced.iter().filter_map(|part| place.clip(*part)));
+                    without(place.runtime, &displaced).into_iter().filter_map(move |part| place.clip(part))
+                })
+                .collect();
+            departed.taken.extend(free.iter().filter_map(|part| part.intersection(arrival.to)));
+            departed.taken.sort_unstable();
         }
-        self.displaced = kept;
-        (taken, missing)
+        departed
     }
 }
 
@@ -68,13 +78,13 @@ impl AddressSpace {
 
     /// UNMAP: the range is gone, and so are its pages.
     pub fn unmap(&mut self, range: PageRange) {
-        let expected = self.outstanding.take_vacated(range);
-        for part in without(range, &expected) {
-            let (displaced, _) = self.outstanding.take_displaced(part);
-            for part in without(part, &displaced) {
-                self.missing.take(part);
-                self.registered.take(part);
-            }
+        if self.outstanding.is_expected(range) {
+            return;
+        }
+        let departed = self.outstanding.depart(range);
+        for part in without(range, &departed.taken) {
+            self.missing.take(part);
+            self.registered.take(part);
         }
     }
 
@@ -82,18 +92,18 @@ impl AddressSpace {
     /// that enlarges adds behind it, but that is not reported). Does nothing if `to` leaves user space.
     pub fn remap(&mut self, from: PageRange, to: PageAddr) {
         let Some(destination) = PageRange::new(to, from.pages()) else { return };
-        let (displaced, mut moving) = self.outstanding.take_displaced(from);
-        for part in without(from, &displaced) {
+        let departed = self.outstanding.depart(from);
+        let mut moving = departed.missing;
+        for part in without(from, &departed.taken) {
             moving.extend(self.missing.take(part));
             self.registered.take(part);
         }
-        self.outstanding.vacated.extend(without(from, &[destination]));
+        self.outstanding.vacated.push(from);
 
         let missing = self.missing.take(destination);
-        for range in self.registered.take(destination) {
-            let missing = missing.iter().filter_map(|place| place.clip(range)).collect();
-            self.outstanding.displaced.push(Displaced { range, missing });
-        }
+        let mut displaced = Ranges::default();
+        self.registered.take(destination).into_iter().for_each(|range| displaced.insert(range));
+        self.outstanding.arrivals.push(Arrival { to: destination, displaced, missing });
         self.registered.insert(destination);
         for place in moving {
             if let Some(place) = place.moved(from.start(), to) {
@@ -109,7 +119,7 @@ impl AddressSpace {
 
     /// Whether no event is outstanding that the events so far announced.
     pub fn is_settled(&self) -> bool {
-        self.outstanding.vacated.is_empty() && self.outstanding.displaced.is_empty()
+        self.outstanding.vacated.is_empty() && self.outstanding.arrivals.is_empty()
     }
 
     /// No event is outstanding: the kernel let an ioctl through (anything but EAGAIN) after all events read so far were
@@ -122,6 +132,6 @@ impl AddressSpace {
                 self.registered.insert(free);
             }
         }
-        self.outstanding.displaced.clear();
+        self.outstanding.arrivals.clear();
     }
 }

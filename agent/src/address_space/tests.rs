@@ -1,5 +1,6 @@
 //! Small cases by hand; the random ones are in `random`.
 
+mod kernel;
 mod random;
 
 use super::*;

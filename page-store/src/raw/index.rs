@@ -8,11 +8,12 @@ use crate::{
 use criu_images::{Checkpoint, FileNumber, PAGE_SIZE, PageRange, PageRun, Stored};
 use std::collections::BTreeSet;
 
-/// The lazy runs, with the position of their task.
+/// The lazy runs, with the position of their task: those that a slim dump leaves out, and what CRIU itself leaves to the pager when it
+/// is given these images as they are (it marks argv and environment too).
 fn lazy_runs(checkpoint: &Checkpoint) -> impl Iterator<Item = (u32, &PageRun)> {
     (0u32..).zip(&checkpoint.tasks).flat_map(|(position, task)| {
         let runs = task.memory.iter().flat_map(|memory| &memory.runs);
-        runs.filter(|run| run.lazy).map(move |run| (position, run))
+        runs.filter(|run| run.lazy || run.marked_lazy).map(move |run| (position, run))
     })
 }
 

@@ -55,6 +55,11 @@ impl Parts {
         from..to.max(from)
     }
 
+    /// A part, if it was loaded already.
+    pub(super) fn loaded(&self, at: usize) -> Option<&IndexPart> {
+        self.parts.get(at)?.loaded.get()
+    }
+
     /// A part, fetched and checked if this is the first time.
     pub(super) async fn load(&self, at: usize, manifest: &Manifest, backend: &dyn Backend) -> Result<&IndexPart> {
         let (Some(part), Some(entry), Some(bounds)) =

@@ -1,0 +1,219 @@
+//! A naive kernel: a map of pages, threads that change it under a lock, and events that come when their thread gets to it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Threads of a process. Memory belongs to one of them: what another thread uses is left alone, as in any sound program.
+pub(super) const THREADS: usize = 3;
+/// Addresses, in blocks.
+pub(super) const BLOCKS: u64 = 40;
+
+/// A block of registered memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub owner: usize,
+    /// The stored block that has to be read here; `None`: zeros.
+    pub content: Option<u64>,
+    pub present: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Remap {
+        from: u64,
+        to: u64,
+        len: u64,
+    },
+    Remove {
+        start: u64,
+        end: u64,
+    },
+    Unmap {
+        start: u64,
+        end: u64,
+    },
+    /// Position of the child among all processes.
+    Fork {
+        child: usize,
+    },
+}
+
+/// What a thread in a system call has still to do.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Report(Event),
+    Zap { start: u64, end: u64 },
+}
+
+/// A process, as it really is.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub blocks: BTreeMap<u64, Block>,
+    calls: [VecDeque<Step>; THREADS],
+    /// The thread's first step is in the queue.
+    queued: [bool; THREADS],
+    queue: VecDeque<(usize, Event)>,
+    /// Exists, but its fork event was not read yet.
+    pub unborn: bool,
+    /// Mappings grow, or (else) mremap replaces mappings. Not both: a replacing mremap reports the move late, after an UNMAP; if the
+    /// room that it made is filled meanwhile by growth, which is not reported at all, then no order of the events can tell
+    /// whose memory was there.
+    growing: bool,
+}
+
+impl Process {
+    /// Two pieces of memory for each thread, with a gap after each.
+    pub(super) fn new(growing: bool, stored: impl Fn(u64) -> bool) -> Self {
+        let block = |number: u64| {
+            let (piece, offset) = (number / 5, number % 5);
+            let owner = (piece as usize) % THREADS;
+            let content = stored(number).then_some(number);
+            (piece < 2 * THREADS as u64 && offset < 4).then_some((number, Block { owner, content, present: false }))
+        };
+        Self {
+            blocks: (0..BLOCKS).filter_map(block).collect(),
+            calls: Default::default(),
+            queued: Default::default(),
+            queue: VecDeque::new(),
+            unborn: false,
+            growing,
+        }
+    }
+
+    pub(super) fn is_idle(&self, thread: usize) -> bool {
+        !self.unborn && self.calls[thread].is_empty()
+    }
+
+    /// A thread is about to make this block empty. Until it has, another may find it either way.
+    pub(super) fn is_being_removed(&self, block: u64) -> bool {
+        let calls = self.calls.iter().flatten();
+        calls.into_iter().any(|step| matches!(step, Step::Zap { start, end } if (*start..*end).contains(&block)))
+    }
+
+    /// Copies are let through: no change waits to be read.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.calls.iter().flatten().any(|step| matches!(step, Step::Report(_)))
+    }
+
+    /// The thread's next own range of up to `max` blocks, from its `nth` block on.
+    pub(super) fn own(&self, thread: usize, nth: u64, max: u64) -> Option<(u64, u64)> {
+        let own: Vec<_> = self.blocks.iter().filter(|(_, b)| b.owner == thread).map(|(n, _)| *n).collect();
+        let start = *own.get((nth % own.len().max(1) as u64) as usize)?;
+        let len = (start..start + max).take_while(|n| own.contains(n)).count() as u64;
+        Some((start, len))
+    }
+
+    fn is_free(&self, start: u64, len: u64, thread: Option<usize>) -> bool {
+        start + len <= BLOCKS
+            && (start..start + len).all(|n| self.blocks.get(&n).is_none_or(|b| Some(b.owner) == thread))
+    }
+
+    pub(super) fn unmap(&mut self, thread: usize, start: u64, len: u64) {
+        self.blocks.retain(|n, _| !(start..start + len).contains(n));
+        self.call(thread, [Step::Report(Event::Unmap { start, end: start + len })]);
+    }
+
+    pub(super) fn remove(&mut self, thread: usize, start: u64, len: u64) {
+        let end = start + len;
+        self.call(thread, [Step::Report(Event::Remove { start, end }), Step::Zap { start, end }]);
+    }
+
+    /// A mapping grows where it is: nothing tells.
+    pub(super) fn grow(&mut self, thread: usize, start: u64, len: u64) {
+        if self.growing && self.is_free(start + len, 1, None) {
+            self.blocks.insert(start + len, Block { owner: thread, content: None, present: false });
+        }
+    }
+
+    /// mremap to the `nth` free place, or (`fixed`) over whatever the thread has there.
+    pub(super) fn remap(
+        &mut self,
+        thread: usize,
+        (from, len): (u64, u64),
+        nth: u64,
+        grow: u64,
+        fixed: bool,
+        keep: bool,
+    ) {
+        let over = (fixed && !self.growing).then_some(thread);
+        let grow = if keep || !self.growing { 0 } else { grow };
+        let places: Vec<_> = (0..BLOCKS)
+            .filter(|to| self.is_free(*to, len + grow, over) && (to + len + grow <= from || from + len <= *to))
+            .collect();
+        let Some(&to) = places.get((nth % places.len().max(1) as u64) as usize) else { return };
+        let mut steps = Vec::new();
+        let target = to..to + len + grow;
+        if self.blocks.range(target.clone()).next().is_some() {
+            steps.push(Step::Report(Event::Unmap { start: to, end: target.end }));
+            self.blocks.retain(|n, _| !target.contains(n));
+        }
+        for offset in 0..len + grow {
+            let fresh = Block { owner: thread, content: None, present: false };
+            let block = if offset < len { self.blocks.remove(&(from + offset)) } else { None };
+            self.blocks.insert(to + offset, block.unwrap_or(fresh));
+            if keep && offset < len {
+                self.blocks.insert(from + offset, fresh);
+            }
+        }
+        steps.push(Step::Report(Event::Remap { from, to, len }));
+        if !keep {
+            steps.push(Step::Report(Event::Unmap { start: from, end: from + len }));
+        }
+        self.call(thread, steps);
+    }
+
+    /// Whether a thread has moved memory by a call whose first event, but not the one that tells of the move, was queued: mremap over
+    /// mapped memory. A child forked right then has that memory in its new place, and the move is reported too late for it; but
+    /// no sound program's child uses memory that another thread is just moving.
+    pub(super) fn is_amid_move(&self) -> bool {
+        let is_move = |step: &Step| matches!(step, Step::Report(Event::Remap { .. }));
+        self.calls.iter().any(|call| call.iter().skip(1).any(is_move))
+            || (0..THREADS).any(|t| !self.queued[t] && self.calls[t].front().is_some_and(is_move))
+    }
+
+    /// The child; `number` is what the event will call it. A range that another thread is about to make empty may be empty in the
+    /// child or not, as nothing orders the two: it is, as its event comes first.
+    pub(super) fn fork(&mut self, thread: usize, number: usize) -> Self {
+        let mut child = Self { unborn: true, queued: Default::default(), queue: VecDeque::new(), ..self.clone() };
+        for call in &mut child.calls {
+            call.retain(|step| matches!(step, Step::Zap { .. }));
+        }
+        (0..THREADS).for_each(|thread| child.go_on(thread));
+        self.call(thread, [Step::Report(Event::Fork { child: number })]);
+        child
+    }
+
+    fn call(&mut self, thread: usize, steps: impl IntoIterator<Item = Step>) {
+        let steps: Vec<_> = steps.into_iter().collect();
+        if std::env::var("T").is_ok() { eprintln!("   call {thread} {steps:?}"); }
+        self.calls[thread].extend(steps);
+        self.go_on(thread);
+    }
+
+    /// Lets a thread go on until it waits for an event to be read, or is idle.
+    pub(super) fn go_on(&mut self, thread: usize) {
+        while !self.queued[thread] {
+            match self.calls[thread].front().copied() {
+                Some(Step::Report(event)) => {
+                    self.queued[thread] = true;
+                    self.queue.push_back((thread, event));
+                }
+                Some(Step::Zap { start, end }) => {
+                    for (_, block) in self.blocks.range_mut(start..end) {
+                        (block.content, block.present) = (None, false);
+                    }
+                    self.calls[thread].pop_front();
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Reads an event. Its thread goes on later, when `go_on` says so.
+    pub(super) fn read(&mut self) -> Option<Event> {
+        let (thread, event) = self.queue.pop_front()?;
+        if std::env::var("T").is_ok() { eprintln!("   read {thread} {event:?}"); }
+        self.queued[thread] = false;
+        self.calls[thread].pop_front();
+        Some(event)
+    }
+}
