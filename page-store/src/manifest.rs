@@ -52,8 +52,9 @@ impl Manifest {
         let unsupported = |what: String| Error::Unsupported { object: object.into(), what };
         let broken = |e: serde_json::Error| corrupt(format!("line {} column {}", e.line(), e.column()), words(&e));
 
-        let head: Head = serde_json::from_slice(json).map_err(|e| match e.is_data() {
-            true => unsupported("JSON, but not a page store's manifest".into()),
+        let is_object = json.trim_ascii_start().first().is_none_or(|&first| first == b'{');
+        let head: Head = serde_json::from_slice(json).map_err(|e| match e.is_data() || !is_object {
+            true => unsupported("not a page store's manifest; is this a page store?".into()),
             false => broken(e),
         })?;
         if head.format != FORMAT {
@@ -200,3 +201,6 @@ pub struct Totals {
     /// Bytes of all packs.
     pub pack_bytes: u64,
 }
+
+#[cfg(test)]
+mod tests;

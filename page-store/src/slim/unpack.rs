@@ -33,7 +33,11 @@ pub(super) fn unpack(slim: &SlimDump, dir: &Path) -> Result<()> {
         None => dir.to_owned(),
     };
     let beside = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".pageferry-slim-").tempdir_in(beside).map_err(failed(beside))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".pageferry-slim-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(beside)
+        .map_err(failed(beside))?;
     write_members(slim, temporary.path())?;
     if let Some(permissions) = before {
         fs::set_permissions(temporary.path(), permissions).map_err(failed(temporary.path()))?;
