@@ -69,9 +69,14 @@ impl ImageSource for Memory {
     }
     fn open(&self, name: &str) -> Result<Option<PagesFile>> {
         let Some(image) = self.images.get(&self.describe(name)) else { return Ok(None) };
-        let len = match (name.starts_with("pages-"), image.len() as u64) {
-            (true, 0) => self.pages * PAGE_SIZE,
-            (_, len) => len.min(1024 * PAGE_SIZE),
+        let len = match image.len() as u64 {
+            _ if !name.starts_with("pages-") => {
+                let mut file = tempfile::tempfile().expect("a temporary file");
+                file.write_all(image).expect("written");
+                return Ok(Some(PagesFile::new(self.describe(name), Arc::new(file), 0, image.len() as u64)));
+            }
+            0 => self.pages * PAGE_SIZE,
+            len => len.min(1024 * PAGE_SIZE),
         };
         Ok(Some(PagesFile::new(self.describe(name), PAGES.clone(), 0, len)))
     }

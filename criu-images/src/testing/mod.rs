@@ -7,6 +7,10 @@
 //! Dump::new().task(task).write(&dir.path().join("dump")).unwrap();
 //! ```
 
+mod chain;
+
+pub use chain::split_into_chain;
+
 use crate::{
     PAGE_SIZE,
     bits::*,
@@ -206,32 +210,33 @@ impl Dump {
             }
             pages_id += 1;
             put(format!("mm-{}.img", task.pid), &image(Kind::MM, [task.mm()]))?;
-            put(format!("pagemap-{}.img", task.pid), &self.pagemap(pages_id, &task.pages))?;
+            put(format!("pagemap-{}.img", task.pid), &pagemap(self.counting, pages_id, &task.pages))?;
             put(format!("pages-{pages_id}.img"), &bytes(task.pid.into(), &task.pages))?;
         }
         for (shmid, pages) in &self.shared {
             pages_id += 1;
-            put(format!("pagemap-shmem-{shmid}.img"), &self.pagemap(pages_id, pages))?;
+            put(format!("pagemap-shmem-{shmid}.img"), &pagemap(self.counting, pages_id, pages))?;
             put(format!("pages-{pages_id}.img"), &bytes(*shmid, pages))?;
         }
         Ok(())
     }
+}
 
-    fn pagemap(&self, pages_id: u32, pages: &[Pages]) -> Vec<u8> {
-        let mut image = image(Kind::PAGEMAP, [PagemapHead { pages_id }]);
-        for p in pages {
-            let old = self.counting != Counting::V42;
-            let entry = PagemapEntry {
-                vaddr: p.start,
-                compat_nr_pages: if old { p.pages as u32 } else { 0 },
-                in_parent: (self.counting == Counting::V3 && p.flags & PARENT != 0).then_some(true),
-                flags: (self.counting != Counting::V3).then_some(p.flags),
-                nr_pages: (!old).then_some(p.pages),
-            };
-            push_entry(&mut image, &entry.encode_to_vec());
-        }
-        image
+/// The image of a pagemap.
+pub fn pagemap(counting: Counting, pages_id: u32, pages: &[Pages]) -> Vec<u8> {
+    let mut image = image(Kind::PAGEMAP, [PagemapHead { pages_id }]);
+    for p in pages {
+        let old = counting != Counting::V42;
+        let entry = PagemapEntry {
+            vaddr: p.start,
+            compat_nr_pages: if old { p.pages as u32 } else { 0 },
+            in_parent: (counting == Counting::V3 && p.flags & PARENT != 0).then_some(true),
+            flags: (counting != Counting::V3).then_some(p.flags),
+            nr_pages: (!old).then_some(p.pages),
+        };
+        push_entry(&mut image, &entry.encode_to_vec());
     }
+    image
 }
 
 impl Task {
