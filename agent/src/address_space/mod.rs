@@ -22,6 +22,10 @@
 //!
 //! The kernel refuses every copy with EAGAIN from the moment a mapping changes until the event is read. So once it does not,
 //! no event is outstanding, and `settle` forgets what is still expected.
+//!
+//! What the events cannot tell, no order of them does: mappings grow without one; an mremap onto mapped memory (MREMAP_FIXED) reports
+//! first an UNMAP and only then, late, the move. When other threads reuse the same addresses in between, and again
+//! before that move is reported, memory may be taken for another's. `tests/kernel.rs` names these gaps where it leaves them out.
 
 mod kernel_range;
 mod missing;

