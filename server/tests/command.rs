@@ -1,0 +1,144 @@
+//! The program: what it prints, how it ends, how much memory it takes.
+
+mod common;
+
+use common::{client, *};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_pageferry-server");
+
+struct Program {
+    child: Child,
+    address: SocketAddr,
+    message: Vec<String>,
+}
+
+impl Program {
+    fn start(location: &Path, arguments: &[&str]) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .arg(location)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let first = lines.next().expect("it says where it listens");
+        let url = match serde_json::from_str::<serde_json::Value>(&first) {
+            Ok(json) => json["url"].as_str().unwrap().to_owned(),
+            Err(_) => first.strip_prefix("listening on ").unwrap().to_owned(),
+        };
+        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let mut message = vec![first];
+        if !message[0].starts_with('{') {
+            message.extend(lines.by_ref().take(6));
+        }
+        Self { child, address, message }
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn prints_where_it_listens_and_stops_when_told() {
+    let fixture = Fixture::new();
+    for (signal, arguments) in [("TERM", &[][..]), ("INT", &["--json"])] {
+        let mut program = Program::start(&fixture.store(), arguments);
+        assert_eq!(client::request(program.address, "GET", "/readyz", &[], b"").status, 200);
+        for line in program.message.iter().filter_map(|l| l.trim().strip_prefix("curl ")) {
+            let path = line.rsplit_once("http://").unwrap().1.split_once('/').unwrap().1;
+            assert_eq!(client::request(program.address, "GET", &format!("/{path}"), &[], b"").status, 200, "{line}");
+        }
+        if arguments.is_empty() {
+            assert!(
+                program.message[1].contains("3 tasks (first 10, task-20 20, task-30 30), 32 MiB"),
+                "{:?}",
+                program.message
+            );
+        }
+        let running =
+            client::open(program.address, "GET", &format!("/pid/20/pages/{BIG:x}-{:x}", BIG + 4096 * P), &[], b"");
+        sleep(Duration::from_millis(100));
+        program.signal(signal);
+        sleep(Duration::from_millis(200));
+        assert!(client::read(running, "GET").unwrap().body == expected_range(20, BIG, 4096));
+        assert!(program.child.wait().unwrap().success());
+        let mut log = String::new();
+        program.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert_eq!(log, "", "nothing went wrong, nothing is logged");
+    }
+}
+
+#[test]
+fn says_what_is_wrong() {
+    let empty = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (arguments, words) in [
+        (&["/nowhere/at/all", "--listen", "127.0.0.1:0"][..], "/nowhere/at/all"),
+        (&[empty.path().to_str().unwrap(), "--listen", "127.0.0.1:0"], "checkpoint.json"),
+        (&["/nowhere", "--listen", &taken], "cannot listen"),
+        (&["/nowhere", "--listen", "nonsense"], "cannot listen"),
+        (&[], "Usage"),
+    ] {
+        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
+        assert!(!output.status.success());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(words), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_hold_no_memory() {
+    let fixture = Fixture::new();
+    let program = Program::start(&fixture.store(), &[]);
+    let big = format!("/pid/20/pages/{BIG:x}-{:x}", BIG + BIG_PAGES * P);
+    // Once in full, so that what is allocated once is there.
+    client::request(program.address, "GET", &big, &[], b"");
+    let before = program.status("VmRSS");
+    let held: Vec<_> = (0..60).map(|_| client::open(program.address, "GET", &big, &[], b"")).collect();
+    sleep(Duration::from_millis(1500));
+    let grown = program.status("VmRSS").saturating_sub(before);
+    // 60 bodies of 32 MiB; each may hold what its connection buffers and a chunk of the pack.
+    assert!(grown < 48 << 20, "{grown} bytes more");
+    drop(held);
+}
+
+#[test]
+fn a_whole_transfer_takes_little_memory() {
+    let fixture = Fixture::new();
+    let program = Program::start(&fixture.store(), &[]);
+    for headers in [&[][..], &["Accept-Encoding: zstd"]] {
+        for _ in 0..20 {
+            let big = format!("/pid/20/pages/{BIG:x}-{:x}", BIG + BIG_PAGES * P);
+            assert_eq!(client::request(program.address, "GET", &big, headers, b"").status, 200);
+        }
+    }
+    let peak = program.status("VmHWM");
+    assert!(peak < 64 << 20, "{peak} bytes");
+}
