@@ -195,3 +195,6 @@ impl<'a, T: Ranged> Cursor<'a, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
