@@ -4,11 +4,12 @@ use crate::{
     Meter, Stop,
     dry_run::Nowhere,
     human,
+    retry::open_store,
     split::{Run, Sizes, lazy_bytes, open_checkpoint},
 };
 use anyhow::Result;
 use criu_images::PAGE_SIZE;
-use page_store::{MANIFEST_NAME, Manifest, Store, TaskEntry, write::Options};
+use page_store::{MANIFEST_NAME, Manifest, TaskEntry, write::Options};
 use serde::Serialize;
 use std::{fmt, path::Path};
 
@@ -64,7 +65,7 @@ pub async fn inspect(location: &str, options: Options, meter: Meter, stop: &Stop
     let (kind, manifest) = if is_checkpoint {
         (Kind::Checkpoint, dry_run(location, options, meter, stop).await?)
     } else {
-        let opened = stop.or(async { Ok(Store::open(location).await?) });
+        let opened = stop.or(async { Ok(open_store(location).await?) });
         (Kind::Store, opened.await?.manifest().clone())
     };
     Ok(InspectReport {

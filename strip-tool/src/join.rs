@@ -3,7 +3,11 @@
 mod frames;
 mod pages;
 
-use crate::{Meter, Stop, human, output::OutputDir, retry::with_retries};
+use crate::{
+    Meter, Stop, human,
+    output::OutputDir,
+    retry::{open_store, with_retries},
+};
 use anyhow::{Context, Result, bail};
 use criu_images::{
     ImageSource, PAGE_SIZE,
@@ -67,7 +71,7 @@ pub async fn join(options: &JoinOptions, meter: &Meter, stop: &Stop) -> Result<J
 async fn run(options: &JoinOptions, meter: &Meter) -> Result<JoinReport> {
     let began = Instant::now();
     let out = OutputDir::create(&options.out)?;
-    let store = Store::open(&options.store).await?;
+    let store = open_store(&options.store).await?;
     let slim = Arc::new(with_retries(&store, || store.slim()).await?);
     let mut files = original_files(slim.clone())?;
     // In the order of the store's pages, so that frames are read once, one after another. Links come last: nothing is

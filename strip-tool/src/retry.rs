@@ -23,7 +23,11 @@ pub(crate) struct Retries {
 
 impl Retries {
     pub(crate) fn new(store: &Store) -> Self {
-        Self { local: !store.backend().describe("").contains("://"), failed: 0 }
+        Self::at(&store.backend().describe(""))
+    }
+
+    fn at(location: &str) -> Self {
+        Self { local: !location.contains("://"), failed: 0 }
     }
 
     /// Something succeeded: the next failure is the first.
@@ -48,7 +52,18 @@ pub(crate) async fn with_retries<T, F>(store: &Store, work: impl Fn() -> F) -> R
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let mut retries = Retries::new(store);
+    repeat(Retries::new(store), work).await
+}
+
+/// Opens a store at a path or address.
+pub(crate) async fn open_store(location: &str) -> Result<Store, Error> {
+    repeat(Retries::at(location), || Store::open(location)).await
+}
+
+async fn repeat<T, F>(mut retries: Retries, work: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
     loop {
         match work().await {
             Err(e) if retries.another(&e).await => {}

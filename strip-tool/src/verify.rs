@@ -8,7 +8,10 @@ mod index;
 mod packs;
 mod slim;
 
-use crate::{Meter, Stop, human, retry::with_retries};
+use crate::{
+    Meter, Stop, human,
+    retry::{open_store, with_retries},
+};
 use anyhow::Result;
 use futures::StreamExt;
 use index::IndexCheck;
@@ -150,7 +153,7 @@ pub async fn verify(location: &str, meter: Arc<Meter>, stop: &Stop) -> Result<Ve
 
 async fn run(location: &str, meter: Arc<Meter>) -> Result<VerifyReport> {
     let began = Instant::now();
-    let store = Store::open(location).await?;
+    let store = open_store(location).await?;
     let manifest = store.manifest().clone();
     let objects: Vec<&ObjectRef> = (manifest.index.iter().map(|part| &part.object))
         .chain(manifest.packs.iter().map(|pack| &pack.object))
