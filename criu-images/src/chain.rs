@@ -138,7 +138,8 @@ impl Chain {
         if let Some(hole) = file.first_hole()? {
             let what = format!(
                 "pages were punched out of it at byte {hole} (criu --auto-dedup or criu dedup), so it is not a checkpoint \
-                 any more; if it only was copied sparsely, `cp --sparse=never` mends it"
+                 any more; if it only was copied sparsely, or lies where zeros are dropped (ZFS), copy it elsewhere with \
+                 `cp --sparse=never`"
             );
             return Err(Error::unsupported(place, what));
         }

@@ -27,7 +27,12 @@ pub(crate) fn mappings(file: &str, mm: &MmEntry, names: &FileNames) -> Result<Ve
         if vma.pgoff.checked_add(range.bytes()).is_none() {
             return Err(Error::corrupt(file, place(), format_args!("file offset {:#x} is too large", vma.pgoff)));
         }
-        mappings.push(mapping(range, vma, names));
+        let mut mapping = mapping(range, vma, names);
+        // CRIU no longer sets a status bit for the stack.
+        if mapping.name.is_none() && (vma.start..=vma.end).contains(&mm.mm_start_stack) {
+            mapping.name = Some("[stack]".into());
+        }
+        mappings.push(mapping);
     }
     Ok(mappings)
 }

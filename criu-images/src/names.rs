@@ -41,7 +41,12 @@ impl FileNames {
             names.regular.insert(file.id, text(&file.name));
         })?;
         each(source, "memfd.img", Kind::MEMFD_INODE, |inode: MemfdInodeEntry| {
-            let memfd = Memfd { name: format!("/memfd:{}", text(&inode.name)), shmid: inode.shmid.into() };
+            // Shared anonymous memory is dumped as a memfd, too, under the name that the kernel gives it.
+            let name = match text(&inode.name) {
+                zero if zero == "/dev/zero" => "/dev/zero (deleted)".into(),
+                name => format!("/memfd:{name} (deleted)"),
+            };
+            let memfd = Memfd { name, shmid: inode.shmid.into() };
             if let Ok(id) = inode.inode_id.try_into() {
                 names.memfd_inodes.insert(id, memfd);
             }

@@ -62,12 +62,11 @@ fn inventory(source: &dyn ImageSource) -> Result<u32> {
 }
 
 fn pstree(source: &dyn ImageSource) -> Result<Vec<(Pid, PstreeEntry)>> {
-    let name = "pstree.img";
-    if source.read(name)?.is_none() {
-        let what = "no pstree.img: not a whole checkpoint (a `criu pre-dump` is only good as a parent)";
-        return Err(Error::unsupported(source.describe(name), what));
-    }
-    let (file, bytes) = required(source, name)?;
+    let file = source.describe("pstree.img");
+    let Some(bytes) = source.read("pstree.img")? else {
+        let what = "missing: not a whole checkpoint (a `criu pre-dump` is only good as a parent)";
+        return Err(Error::unsupported(file, what));
+    };
     let mut pids = BTreeSet::new();
     let mut tasks = Vec::new();
     for entry in Entries::new(&file, &bytes, Kind::PSTREE)? {
@@ -105,16 +104,18 @@ fn task(source: &dyn ImageSource, chain: &mut Chain, names: &FileNames, pid: Pid
     };
     let lives = matches!(state, TaskState::Alive | TaskState::Stopped);
     let mut threads = Vec::new();
+    let mut seen = BTreeSet::new();
+    // CRIU leaves a thread id of chance in the entry of a zombie.
     for &tid in entry.threads.iter().filter(|_| lives) {
         let bad =
             || Error::corrupt(source.describe("pstree.img"), format_args!("pid {pid}"), format_args!("thread {tid}"));
-        let tid = Pid::new(tid).filter(|tid| !threads.contains(tid)).ok_or_else(bad)?;
+        let tid = Pid::new(tid).filter(|tid| seen.insert(*tid)).ok_or_else(bad)?;
         if tid != pid {
             self::core(source, tid.get())?;
         }
         threads.push(tid);
     }
-    if lives && !threads.contains(&pid) {
+    if lives && !seen.contains(&pid) {
         threads.insert(0, pid);
     }
     Ok(Task {

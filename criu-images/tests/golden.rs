@@ -76,11 +76,11 @@ fn shared_memory_and_memfd_are_found_by_segment() {
             let byte = |m: &Mapping, page| {
                 page_bytes(&checkpoint, task.pid, at(&checkpoint, task, m, page).get()).map(|b| b[0])
             };
-            let shared = named(task, "/dev/zero", true);
+            let shared = named(task, "/dev/zero (deleted)", true);
             assert_eq!((byte(shared, 0), byte(shared, 1), byte(shared, 5)), (Some(1), Some(2), Some(5)), "{name}");
             let hole = checkpoint.page_at(task.pid, at(&checkpoint, task, shared, 7));
             assert!(matches!(hole, Some(PageAt::Zero { .. })), "{name}");
-            let notes = named(task, "/memfd:notes", true);
+            let notes = named(task, "/memfd:notes (deleted)", true);
             assert_eq!((byte(notes, 0), byte(notes, 1)), (None, Some(4)), "{name}");
             assert!(!shared.can_be_lazy && !notes.can_be_lazy);
         }
@@ -148,7 +148,7 @@ fn outside_and_special() {
         assert_eq!(below.range, mappings[mappings.len() - 1].range);
         let vvar = mappings.iter().find(|m| m.name.as_deref() == Some("[vvar]")).unwrap();
         assert!(matches!(checkpoint.page_at(task.pid, vvar.range.start()), Some(PageAt::Special { .. })), "{name}");
-        for expected in ["[vdso]", "[heap]"] {
+        for expected in ["[vdso]", "[heap]", "[stack]"] {
             assert!(mappings.iter().any(|m| m.name.as_deref() == Some(expected)), "{name}: {expected}");
         }
     }
