@@ -8,17 +8,13 @@ use pageferry_agent::{
     cli::{Cli, Command, PagerArgs, normalise},
     daemon, lazy_pages, restore,
 };
-use std::{fs::File, io::IsTerminal, path::Path, process::ExitCode, sync::Mutex, time::Instant};
+use std::{fs::File, path::Path, process::ExitCode, sync::Mutex, time::Instant};
 
 fn main() -> ExitCode {
     let started = Instant::now();
     match run(Cli::parse_from(normalise(std::env::args_os())), started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // In the log file, if there is one; on a terminal the line below is enough.
-            if !std::io::stderr().is_terminal() {
-                tracing::error!("{error:#}");
-            }
             eprintln!("pageferry-agent: {error:#}");
             ExitCode::FAILURE
         }
@@ -31,18 +27,20 @@ fn run(cli: Cli, started: Instant) -> Result<()> {
             let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| args.images_dir.clone());
             log(&args.pager, &work_dir)?;
             if !args.daemon {
-                return lazy_pages::run(args, started, || Ok(()));
+                return also_to_log_file(&args.pager.clone(), lazy_pages::run(args, started, || Ok(())));
             }
             let pidfile = args.pidfile.as_ref().map(|file| work_dir.join(file));
             match daemon::split(pidfile.as_deref())? {
                 daemon::Side::Done => Ok(()),
-                daemon::Side::Background => lazy_pages::run(args, started, daemon::listening),
+                daemon::Side::Background => {
+                    also_to_log_file(&args.pager.clone(), lazy_pages::run(args, started, daemon::listening))
+                }
             }
         }
         Command::Restore(args) => {
             let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| ".".into());
             log(&args.pager, &work_dir)?;
-            restore::run(args, started)
+            also_to_log_file(&args.pager.clone(), restore::run(args, started))
         }
     }
 }
@@ -58,4 +56,13 @@ fn log(args: &PagerArgs, work_dir: &Path) -> Result<()> {
         None => builder.with_writer(std::io::stderr).init(),
     }
     Ok(())
+}
+
+/// A message on standard error is lost where nobody looks at it; a log file keeps it.
+fn also_to_log_file(args: &PagerArgs, outcome: Result<()>) -> Result<()> {
+    outcome.inspect_err(|error| {
+        if args.log_file.is_some() {
+            tracing::error!("{error:#}");
+        }
+    })
 }

@@ -131,8 +131,9 @@ impl Process {
                 Some(Stop::NotRegistered) => {
                     // No mapping that is ours is there: nothing can fault on it, and nothing can be put there.
                     tracing::debug!("{}: {:#x} is not registered any more", self.name, here().start());
+                    let before = self.space.missing_pages();
                     self.space.installed(here());
-                    moved.dropped += 1;
+                    moved.dropped += before - self.space.missing_pages();
                     done += 1;
                 }
                 Some(Stop::Failed(errno)) => {
