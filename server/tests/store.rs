@@ -169,3 +169,68 @@ fn validators_and_ranges_together() {
     assert_eq!(send(&[range, "If-None-Match: \"other\""]), 206);
     assert_eq!(send(&[range, "If-None-Match: *"]), 304);
 }
+
+#[test]
+fn a_raw_checkpoint_is_a_store_too() {
+    let fixture = Fixture::new();
+    let server = Running::start(&fixture.dump());
+    let manifest = server.get("/store/checkpoint.json").json();
+    let [index, packs] = ["index", "packs"].map(|list| manifest[list].as_array().unwrap().clone());
+    for object in index.iter().chain(&packs).chain([&manifest["slim"]]) {
+        let (name, size) = (object["object"].as_str().unwrap(), object["size"].as_u64().unwrap());
+        let reply = server.get(&format!("/store/{name}"));
+        assert_eq!((reply.status, reply.body.len() as u64), (200, size), "{name}");
+        assert_eq!(blake3::hash(&reply.body).to_hex().as_str(), object["blake3"], "{name}");
+        assert_eq!(reply.header("cache-control"), Some(IMMUTABLE));
+        let part = server.send("GET", &format!("/{name}"), &["Range: bytes=100-199"]);
+        assert!((part.status, &part.body[..]) == (206, &reply.body[100..200]), "{name}");
+    }
+}
+
+#[test]
+fn a_server_of_a_server() {
+    let fixture = Fixture::new();
+    let first = Running::start(&fixture.store());
+    let second = Running::start(std::path::Path::new(&format!("http://{}/store", first.address)));
+    for path in [
+        format!("/pid/10/pages/{HEAP:x}-{:x}", HEAP + 64 * P),
+        format!("/pid/20/page/{BIG:x}"),
+        "/checkpoint.json".into(),
+    ] {
+        let (first, second) = (first.get(&path), second.get(&path));
+        assert_eq!((first.status, first.header("etag")), (second.status, second.header("etag")));
+        assert!(first.body == second.body, "{path}");
+    }
+    // It goes on answering, with a problem, when the store behind it is gone.
+    drop(first);
+    let reply = second.get(&format!("/pid/20/page/{:x}", BIG + 4000 * P));
+    reply.problem(503, "store-unavailable");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    second.get(&format!("/store/{}", a_pack(&fixture).0)).problem(503, "store-unavailable");
+}
+
+#[test]
+fn a_damaged_store() {
+    let fixture = Fixture::new();
+    let (name, bytes) = a_pack(&fixture);
+    let server = Running::start(&fixture.store());
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2..].iter_mut().for_each(|byte| *byte ^= 1);
+    fs::write(fixture.store().join(&name), &flipped).unwrap();
+    let last = format!("{:x}", BIG + (BIG_PAGES - 1) * P);
+    server.get(&format!("/pid/20/page/{last}")).problem(500, "store-damaged");
+    // A range begins well; it must not end as if it were whole.
+    let range = format!("/pid/20/pages/{BIG:x}-{:x}", BIG + BIG_PAGES * P);
+    let cut = common::client::open(server.address, "GET", &range, &[], b"");
+    assert!(common::client::read(cut, "GET").is_err());
+    let body = format!("[\"{BIG:x}-{:x}\"]", BIG + BIG_PAGES * P);
+    let json = ["Content-Type: application/json", "Accept-Encoding: zstd"];
+    let cut = common::client::open(server.address, "POST", "/pid/20/pages", &json, body.as_bytes());
+    assert!(common::client::read(cut, "POST").is_err());
+    let metrics = server.get("/metrics").text();
+    assert!(metrics.contains("pageferry_http_bodies_cut_total 2\n"), "{metrics}");
+    fs::remove_file(fixture.store().join(&name)).unwrap();
+    let reply = Running::start(&fixture.store()).get(&format!("/store/{name}"));
+    // No path of this machine in the answer.
+    assert!(!reply.problem(500, "store-damaged").to_string().contains(fixture.dir.path().to_str().unwrap()));
+}

@@ -70,6 +70,13 @@ impl Fixture {
     }
 }
 
+/// Runs a test against a server of the store and against one of the checkpoint as it lies there.
+pub fn each(test: impl Fn(&Running)) {
+    let fixture = Fixture::new();
+    test(&Running::start(&fixture.store()));
+    test(&Running::start(&fixture.dump()));
+}
+
 fn checkpoint() -> Dump {
     let file = |start, pages, status, shmid, pgoff| Vma { start, pages, flags: MAP_PRIVATE, status, shmid, pgoff };
     let shared = Vma { flags: MAP_SHARED | MAP_ANONYMOUS, ..file(SHARED, 8, 1 | STATUS_ANON_SHARED, 99, 0) };
