@@ -1,0 +1,125 @@
+//! Torture: processes that do everything to their memory that a program can do, from several threads, while it arrives.
+//!
+//! A fake CRIU speaks the real protocol to the real agent; each task is a real process (this program again) with a real userfaultfd.
+//! Every page has known content, every thread knows what it did to its memory, and every read is checked. Root is needed.
+//!
+//! ```text
+//! PAGEFERRY_TORTURE_SECONDS=600 cargo test -p pageferry-agent --test torture     # default 20
+//! PAGEFERRY_TORTURE_SEED=1234                                                    # begin with this one
+//! ```
+//! A seed fixes what each thread does, not how the threads interleave.
+
+#![allow(unreachable_pub)]
+
+mod content;
+mod criu;
+mod layout;
+mod model;
+mod pager;
+mod system;
+mod task;
+mod worker;
+
+use anyhow::{Context, Result};
+use page_store::write::{LocalSink, Options, split};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use task::Orders;
+use worker::Done;
+
+/// Steps of each thread in a round: a second or two.
+const STEPS: u32 = 3000;
+/// For a round, before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How the pager is run.
+const MODES: [(&str, Source); 5] = [
+    ("never", Source::Raw),
+    ("now", Source::Store),
+    ("never", Source::Store),
+    ("idle", Source::Raw),
+    ("now", Source::Raw),
+];
+
+/// What the pager reads from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// The checkpoint as it was dumped.
+    Raw,
+    /// A page store that was made of it.
+    Store,
+}
+
+fn main() -> ExitCode {
+    if let Ok(words) = std::env::var(criu::TASK_VARIABLE) {
+        match Orders::from_words(&words) {
+            Some(orders) => task::run(orders),
+            None => return ExitCode::FAILURE,
+        }
+    }
+    if std::env::args().any(|arg| arg == "--list") {
+        println!("torture: test");
+        return ExitCode::SUCCESS;
+    }
+    match torture() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn torture() -> Result<()> {
+    let limit = Duration::from_secs(number("PAGEFERRY_TORTURE_SECONDS").unwrap_or(20));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let mut seed = number("PAGEFERRY_TORTURE_SEED").unwrap_or(now.as_millis() as u64);
+    let replace = number("PAGEFERRY_TORTURE_REPLACE") == Some(1);
+    let dir = tempfile::tempdir()?;
+    let (images, store) = (dir.path().join("checkpoint"), dir.path().join("store"));
+    layout::write_checkpoint(&images).context("writing a checkpoint")?;
+    let checkpoint = criu_images::Checkpoint::open(Arc::new(criu_images::ImageDir::open(&images)?))?;
+    split(&checkpoint, &LocalSink::create(&store, false)?, &Options::default(), &())?;
+
+    let start = Instant::now();
+    let (mut total, mut rounds) = (Done::default(), 0u32);
+    while rounds == 0 || start.elapsed() < limit {
+        let (complete, source) = MODES[rounds as usize % MODES.len()];
+        let store = match source {
+            Source::Raw => &images,
+            Source::Store => &store,
+        };
+        let began = Instant::now();
+        let orders = Orders { task: 0, seed, steps: STEPS, replace };
+        let done = round(&images, store, complete, orders)
+            .with_context(|| format!("PAGEFERRY_TORTURE_SEED={seed}, --complete {complete}, {source:?}"))?;
+        println!("seed {seed}, --complete {complete:5} {source:5?}: {done:?} in {:.1?}", began.elapsed());
+        total.add(done);
+        rounds += 1;
+        seed += 1;
+    }
+    println!("{rounds} rounds in {:.0?}: {total:?}", start.elapsed());
+    Ok(())
+}
+
+fn round(images: &PathBuf, store: &PathBuf, complete: &str, orders: Orders) -> Result<Done> {
+    let work_dir = tempfile::tempdir()?;
+    let mut pager = pager::Pager::start(&store.to_string_lossy(), images, work_dir.path(), complete)?;
+    let run = |pager: &mut pager::Pager| {
+        let done = criu::restore(work_dir.path(), orders)?.wait(PATIENCE)?;
+        pager.wait(Duration::from_secs(20))?;
+        Ok(done)
+    };
+    run(&mut pager).map_err(|error: anyhow::Error| {
+        let state = if pager.runs() { "the pager runs" } else { "the pager has ended" };
+        error.context(format!("{state}\n{}", pager.log()))
+    })
+}
