@@ -92,7 +92,8 @@ fn a_manifest_that_lies() {
     let (_dir, dump, store) = varied_store();
     let manifest = store.join("checkpoint.json");
     let good: serde_json::Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
-    let lies: [(&str, &dyn Fn(&mut serde_json::Value)); 9] = [
+    type Lie<'a> = &'a dyn Fn(&mut serde_json::Value);
+    let lies: [(&str, Lie<'_>); 9] = [
         ("format", &|m| m["format"] = "something".into()),
         ("version", &|m| m["version"] = 2.into()),
         ("id", &|m| m["checkpoint_id"] = "00".repeat(32).into()),
