@@ -12,6 +12,7 @@ use std::{fs::File, path::Path, process::ExitCode, sync::Mutex, time::Instant};
 
 fn main() -> ExitCode {
     let started = Instant::now();
+    raise_descriptor_limit();
     match run(Cli::parse_from(normalise(std::env::args_os())), started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -42,6 +43,15 @@ fn run(cli: Cli, started: Instant) -> Result<()> {
             log(&args.pager, &work_dir)?;
             also_to_log_file(&args.pager.clone(), restore::run(args, started))
         }
+    }
+}
+
+/// Every process of a tree has a userfaultfd, every task of a checkpoint a pages file.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(RLIMIT_NOFILE) {
+        // What cannot be raised stays; running out is reported where it happens.
+        let _ = setrlimit(RLIMIT_NOFILE, hard, hard);
     }
 }
 
