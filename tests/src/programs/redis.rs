@@ -119,9 +119,9 @@ fn value(n: usize) -> Vec<u8> {
     let mut value = format!(r#"{{"id":{n}"#).into_bytes();
     for field in 0.. {
         let name = format!(r#","field{field}":""#);
-        // 12 letters take 60 bits of one random number.
-        let bits = random.next();
-        let word = (0..12).map(|letter| LETTERS[(bits >> (5 * letter)) as usize % LETTERS.len()]);
+        // 24 letters of 5 bits, from two random numbers.
+        let bits = [random.next(), random.next()];
+        let word = (0..24).map(|letter| LETTERS[(bits[letter / 12] >> (5 * (letter % 12))) as usize % LETTERS.len()]);
         value.extend(name.into_bytes().into_iter().chain(word).chain(*b"\""));
         if value.len() > VALUE_SIZE {
             break;
