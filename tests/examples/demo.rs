@@ -81,7 +81,7 @@ fn demo(work: &Workdir, program: Box<dyn Program>) -> Result<serde_json::Value> 
     note("(it fetches only what the process touches; without the option all the rest follows)");
     let cell = Cell::new()?;
     let start = Instant::now();
-    let (_agent, first) = restore(&cell, &host, work, &checkpoint)?;
+    let (faults_only, first) = restore(&cell, &host, work, &checkpoint)?;
     let first_reply = start.elapsed();
     note(&format!("first reply after {}: {}", seconds(first_reply), shortened(&first)));
     let memory_first = resident(&cell)?;
@@ -96,26 +96,27 @@ fn demo(work: &Workdir, program: Box<dyn Program>) -> Result<serde_json::Value> 
     note(&format!("every reply is what it was, byte for byte; fetched page by page in {}", seconds(all_replies)));
     note(&format!(
         "agent: {} of memory at most, server: {}",
-        megabytes(_agent.peak_memory()?),
+        megabytes(faults_only.peak_memory()?),
         megabytes(host.peak_memory()?)
     ));
 
     say(7, "The same again, as it is meant to be used: with the rest following in the background");
-    drop(_agent);
+    drop(faults_only);
     drop(cell);
     let cell = Cell::new()?;
     let images = work.path().join("images-complete");
     let start = Instant::now();
-    let agent = agent(&cell, &host, &images, &[], work)?;
+    let mut agent = agent(&cell, &host, &images, &[], work)?;
     eventually(|| checkpoint.first_reply(&cell))?;
     let first_again = start.elapsed();
-    let mut agent = agent;
     let status = agent.wait()?;
     if !status.success() {
         bail!("the agent ended with {status}\n{}", agent.log());
     }
     let whole = start.elapsed();
     note(&format!("first reply after {}, whole after {}; the agent has ended", seconds(first_again), seconds(whole)));
+    note("what it has to say:");
+    agent.log().lines().for_each(|line| note(&format!("  {line}")));
     bar(resident(&cell)?, memory_before);
     checkpoint.check(&cell)?;
     drop(cell);

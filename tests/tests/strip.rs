@@ -100,3 +100,18 @@ fn an_existing_folder_is_not_touched() -> Result<()> {
     assert_eq!(fs::read_dir(&joined)?.count(), 1);
     Ok(())
 }
+
+#[test]
+fn names_without_a_folder_are_in_the_current_one() -> Result<()> {
+    let work = Workdir::new("relative")?;
+    let checkpoint = Checkpoint::take_boxed(&work, program("threads", 1 << 16))?;
+    for arguments in [
+        &["split", "dump", "--store", "store", "--slim", "slim"][..],
+        &["verify", "store"],
+        &["join", "store", "--out", "joined"],
+    ] {
+        let mut strip = Command::new(tools::binary("pageferry-strip")?);
+        tools::run(strip.args(arguments).current_dir(work.path()))?;
+    }
+    assert_same_files(&checkpoint.dir, &work.path().join("joined"))
+}

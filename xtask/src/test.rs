@@ -31,24 +31,34 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
 
     let start = Instant::now();
     setup::everything(choice)?;
-    step("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
-    step("spelling", || run(command(paths::program("typos")?).current_dir(paths::repo())))?;
+    let mut failed = Vec::new();
+    // A step that fails does not hide what the next ones have to say.
+    let mut check = |name: &'static str, work: &dyn Fn() -> Result<()>| {
+        if let Err(error) = step(name, work) {
+            eprintln!("{} {error:#}", run::red("failed:"));
+            failed.push(name);
+        }
+    };
+    check("format", &|| run(cargo().args(["fmt", "--all", "--check"])));
+    check("spelling", &|| run(command(paths::program("typos")?).current_dir(paths::repo())));
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
-    step("clippy", || run(cargo().args(clippy)))?;
+    check("clippy", &|| run(cargo().args(clippy)));
     let doc = ["doc", "--workspace", "--no-deps", "--quiet"];
-    step("documentation", || run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings")))?;
-    step("licences and sources of dependencies", licences)?;
+    check("documentation", &|| run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings")));
+    check("licences and sources of dependencies", &licences);
     // With tests, so that features are the same as in the next steps.
-    step("build", || run(cargo().args(["build", "--workspace", "--all-targets", "--quiet"])))?;
-    let mut test = cargo();
-    test.args(["test", "--workspace", "--no-fail-fast", "--quiet"]);
+    check("build", &|| run(cargo().args(["build", "--workspace", "--all-targets", "--quiet"])));
+    // All packages in one command: with fewer, cargo would choose other features and build much of it again.
+    let mut tests = vec!["test", "--workspace", "--no-fail-fast", "--quiet"];
     if quick {
-        test.args(["--exclude", "pageferry-tests"]);
+        tests.extend(["--exclude", "pageferry-tests"]);
     }
-    step("tests", || run(&mut test))?;
+    // A backtrace per expected error would hide the message.
+    check("tests", &|| run(cargo().args(&tests).env("RUST_LIB_BACKTRACE", "0")));
     if !quick {
-        step("schemathesis against the live server", schemathesis)?;
+        check("schemathesis against the live server", &schemathesis);
     }
+    ensure!(failed.is_empty(), "{} after {}", failed.join(", "), run::seconds(start.elapsed()));
     eprintln!("{} in {}", run::green("All is well"), run::seconds(start.elapsed()));
     Ok(())
 }
@@ -86,6 +96,7 @@ fn schemathesis_in(folder: &Path) -> Result<()> {
     for served in [&store, &checkpoint] {
         let server = Server::start(&built.join("pageferry-server"), served)?;
         let mut schemathesis = command(paths::program("schemathesis")?);
+        schemathesis.arg("--config-file").arg(paths::repo().join("server/schemathesis.toml"));
         schemathesis.args(["run", "--no-color", "--checks", "all", "--max-examples", SCHEMATHESIS_EXAMPLES]);
         schemathesis.arg("--url").arg(&server.url).arg(paths::repo().join("openapi.yaml"));
         // It leaves a folder with its state where it is started.
