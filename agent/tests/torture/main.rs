@@ -6,6 +6,7 @@
 //! ```text
 //! PAGEFERRY_TORTURE_SECONDS=600 cargo test -p pageferry-agent --test torture     # default 20
 //! PAGEFERRY_TORTURE_SEED=1234                                                    # begin with this one
+//! PAGEFERRY_TORTURE_MODE=2                                                       # always this one of MODES
 //! ```
 //! A seed fixes what each thread does, not how the threads interleave.
 
@@ -16,34 +17,25 @@ mod criu;
 mod layout;
 mod model;
 mod pager;
+mod slow_host;
 mod system;
 mod task;
 mod worker;
 
 use anyhow::{Context, Result};
 use page_store::write::{LocalSink, Options, split};
+use slow_host::SlowHost;
 use std::{
-    path::PathBuf,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
-use task::Orders;
+use task::{Mix, Orders};
 use worker::Done;
 
-/// Steps of each thread in a round: a second or two.
-const STEPS: u32 = 3000;
 /// For a round, before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// How the pager is run.
-const MODES: [(&str, Source); 5] = [
-    ("never", Source::Raw),
-    ("now", Source::Store),
-    ("never", Source::Store),
-    ("idle", Source::Raw),
-    ("now", Source::Raw),
-];
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the pager reads from.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +44,19 @@ enum Source {
     Raw,
     /// A page store that was made of it.
     Store,
+    /// The same store, from a web server that is slow and fails.
+    Web,
 }
+
+/// How a round goes: the pager's `--complete`, its source, what the tasks do.
+const MODES: [(&str, Source, Mix); 6] = [
+    ("never", Source::Raw, Mix::Ordinary),
+    ("now", Source::Web, Mix::Ordinary),
+    ("never", Source::Store, Mix::Moves),
+    ("now", Source::Web, Mix::Moves),
+    ("now", Source::Raw, Mix::Ordinary),
+    ("idle", Source::Web, Mix::Moves),
+];
 
 fn main() -> ExitCode {
     if let Ok(words) = std::env::var(criu::TASK_VARIABLE) {
@@ -82,6 +86,7 @@ fn torture() -> Result<()> {
     let limit = Duration::from_secs(number("PAGEFERRY_TORTURE_SECONDS").unwrap_or(20));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let mut seed = number("PAGEFERRY_TORTURE_SEED").unwrap_or(now.as_millis() as u64);
+    let only = number("PAGEFERRY_TORTURE_MODE").map(|mode| mode as usize);
     let replace = number("PAGEFERRY_TORTURE_REPLACE") == Some(1);
     let dir = tempfile::tempdir()?;
     let (images, store) = (dir.path().join("checkpoint"), dir.path().join("store"));
@@ -89,19 +94,24 @@ fn torture() -> Result<()> {
     let checkpoint = criu_images::Checkpoint::open(Arc::new(criu_images::ImageDir::open(&images)?))?;
     split(&checkpoint, &LocalSink::create(&store, false)?, &Options::default(), &())?;
 
+    let latency = Duration::from_millis(2);
+    let host = SlowHost { dir: store.clone(), latency, bytes_per_second: 4 << 20, failures: 50 };
+    let url = host.start()?;
+
     let start = Instant::now();
     let (mut total, mut rounds) = (Done::default(), 0u32);
     while rounds == 0 || start.elapsed() < limit {
-        let (complete, source) = MODES[rounds as usize % MODES.len()];
+        let (complete, source, mix) = MODES[only.unwrap_or(rounds as usize) % MODES.len()];
         let store = match source {
-            Source::Raw => &images,
-            Source::Store => &store,
+            Source::Raw => images.to_string_lossy(),
+            Source::Store => store.to_string_lossy(),
+            Source::Web => url.as_str().into(),
         };
         let began = Instant::now();
-        let orders = Orders { task: 0, seed, steps: STEPS, replace };
-        let done = round(&images, store, complete, orders)
-            .with_context(|| format!("PAGEFERRY_TORTURE_SEED={seed}, --complete {complete}, {source:?}"))?;
-        println!("seed {seed}, --complete {complete:5} {source:5?}: {done:?} in {:.1?}", began.elapsed());
+        let what = format!("--complete {complete}, {source:?}, {mix:?}");
+        let done = round(&images, &store, complete, Orders { task: 0, seed, mix, replace })
+            .with_context(|| format!("PAGEFERRY_TORTURE_SEED={seed}, {what}"))?;
+        println!("seed {seed}, {what}: {done:?} in {:.1?}", began.elapsed());
         total.add(done);
         rounds += 1;
         seed += 1;
@@ -110,9 +120,9 @@ fn torture() -> Result<()> {
     Ok(())
 }
 
-fn round(images: &PathBuf, store: &PathBuf, complete: &str, orders: Orders) -> Result<Done> {
+fn round(images: &Path, store: &str, complete: &str, orders: Orders) -> Result<Done> {
     let work_dir = tempfile::tempdir()?;
-    let mut pager = pager::Pager::start(&store.to_string_lossy(), images, work_dir.path(), complete)?;
+    let mut pager = pager::Pager::start(store, images, work_dir.path(), complete)?;
     let run = |pager: &mut pager::Pager| {
         let done = criu::restore(work_dir.path(), orders)?.wait(PATIENCE)?;
         pager.wait(Duration::from_secs(20))?;

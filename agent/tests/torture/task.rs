@@ -14,31 +14,47 @@ use std::{
         unix::net::UnixStream,
     },
     sync::Arc,
+    time::{Duration, Instant},
 };
 use userfaultfd::{FeatureFlags, UffdBuilder};
+
+/// What threads do most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mix {
+    /// Reads and writes.
+    Ordinary,
+    /// Moves: mremap in all forms, munmap.
+    Moves,
+}
 
 /// What the fake CRIU tells a task.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders {
     pub task: u32,
     pub seed: u64,
-    /// Per thread.
-    pub steps: u32,
+    pub mix: Mix,
     /// mremap onto memory that is mapped: the kernel reports that in an order which hides things.
     pub replace: bool,
 }
 
 impl Orders {
     pub fn to_words(self) -> String {
-        format!("{} {} {} {}", self.task, self.seed, self.steps, u8::from(self.replace))
+        format!("{} {} {} {}", self.task, self.seed, u8::from(self.mix == Mix::Moves), u8::from(self.replace))
     }
 
     pub fn from_words(words: &str) -> Option<Self> {
         let mut words = words.split(' ').map(|word| word.parse::<u64>().ok());
         let mut next = || words.next().flatten();
-        Some(Self { task: next()? as u32, seed: next()?, steps: next()? as u32, replace: next()? == 1 })
+        let (task, seed) = (next()? as u32, next()?);
+        let mix = if next()? == 1 { Mix::Moves } else { Mix::Ordinary };
+        Some(Self { task, seed, mix, replace: next()? == 1 })
     }
 }
+
+/// Of each thread, at most.
+const STEPS: u32 = 5000;
+/// For them, at most: a machine may be busy. Then everything is checked.
+const TIME: Duration = Duration::from_secs(3);
 
 /// Steps of a restore, one byte each, between the fake CRIU and a task.
 pub const REGISTER: u8 = b'r';
@@ -83,7 +99,7 @@ pub fn run(orders: Orders) -> ! {
             let seed = orders.seed ^ u64::from(orders.task * THREADS + thread + 1).wrapping_mul(0xa076_1d64_78bd_642f);
             std::thread::spawn(move || {
                 let mut worker = Worker::new(orders, thread, Random::new(seed), &shared);
-                worker.work(orders.steps);
+                worker.work(STEPS, Some(Instant::now() + TIME));
                 worker.check_all();
                 worker.done
             })

@@ -5,9 +5,9 @@ use super::{
     layout::{GIANT_BYTES, GIANT_STEP, Mapping},
     model::{Page, Piece, TAG_WORD},
     system,
-    task::Orders,
+    task::{Mix, Orders},
 };
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
 /// Pieces of a region at the start, in pages.
 const PIECE: usize = 256;
@@ -97,8 +97,11 @@ impl Worker {
         ))
     }
 
-    pub fn work(&mut self, steps: u32) {
+    pub fn work(&mut self, steps: u32, until: Option<Instant>) {
         for _ in 0..steps {
+            if until.is_some_and(|until| Instant::now() > until) {
+                break;
+            }
             self.done.steps += 1;
             self.one_step();
         }
@@ -145,9 +148,15 @@ impl Worker {
         }
         let piece = self.random.below(self.pieces.len());
         let len = self.pieces[piece].len();
-        let from = self.random.below(len);
-        let to = from + 1 + self.random.below((len - from).min(64));
-        let dice = self.random.below(100);
+        let mut from = self.random.below(len);
+        let mut to = from + 1 + self.random.below((len - from).min(64));
+        if self.pieces.len() >= MAX_PIECES || self.random.one_in(8) {
+            (from, to) = (0, len);
+        }
+        let dice = match self.orders.mix {
+            Mix::Moves if self.random.one_in(2) => 60 + self.random.below(24),
+            _ => self.random.below(100),
+        };
         system::LAST_STEP.store(dice as u64, Relaxed);
         match dice {
             0..24 => {
@@ -199,6 +208,11 @@ impl Worker {
         piece.pages[from..to].fill(Page::ZERO);
     }
 
+    /// Whether cutting out `from..to` would make too many pieces.
+    fn is_full(&self, piece: usize, from: usize, to: usize) -> bool {
+        self.pieces.len() >= MAX_PIECES && (from, to) != (0, self.pieces[piece].len())
+    }
+
     /// Takes the piece out and puts back what is left of it without `from..to`, which is returned.
     fn cut(&mut self, piece: usize, from: usize, to: usize) -> Piece {
         let [first, middle, last] = self.pieces.swap_remove(piece).cut(from, to);
@@ -208,7 +222,7 @@ impl Worker {
 
     fn unmap(&mut self, piece: usize, from: usize, to: usize) {
         self.step = "munmap";
-        if self.pieces.len() >= MAX_PIECES {
+        if self.is_full(piece, from, to) {
             return;
         }
         let gone = self.cut(piece, from, to);
@@ -220,7 +234,7 @@ impl Worker {
     /// Moves to an address that is ours, where nothing is that could raise an event.
     fn move_to_reserved(&mut self, piece: usize, from: usize, to: usize) {
         self.step = "mremap";
-        if self.pieces.len() >= MAX_PIECES {
+        if self.is_full(piece, from, to) {
             return;
         }
         let len = (to - from) * PAGE;
@@ -364,7 +378,7 @@ impl Worker {
             self.random = Random::new(seed);
             self.step = "start of a child";
             let steps = 20 + self.random.below(200) as u32;
-            self.work(steps);
+            self.work(steps, None);
             if fate < 4 {
                 self.check_all();
             }
