@@ -8,6 +8,7 @@
 
 mod backend;
 mod error;
+pub mod format;
 pub mod index;
 pub mod manifest;
 mod model;

@@ -1,9 +1,9 @@
 //! A checkpoint directory that was never stripped, read as a store.
 //!
 //! Its packs are the pages files that lazy pages lie in, parents' ones included, each whole and as it is
-//! ([`PackEncoding::Plain`](crate::PackEncoding::Plain)): frame `i` of a pack is bytes `65536 i ..` of its file. Frames of the next file follow those of the one
+//! ([`PackEncoding::Plain`]): frame `i` of a pack is bytes `65536 i ..` of its file. Frames of the next file follow those of the one
 //! before, so page numbers have gaps where the last frame of a file is short. Nothing is deduplicated; pages of zeros are
-//! [`Location::Zero`](crate::Location::Zero), though they are in the packs too, and so are eager pages that lie among lazy ones.
+//! [`Location::Zero`](crate::Location), though they are in the packs too, and so are eager pages that lie among lazy ones.
 //!
 //! `checkpoint.json`, the index and the slim dump are made when it is opened, and kept in memory and in an unlinked temporary file.
 
@@ -86,9 +86,9 @@ impl RawCheckpoint {
             objects.insert(object.object, Object::Pages { file, seen });
             digests.push(digest);
         }
-        let (parts, zero_pages) = index::build(&checkpoint, &used, digests)?;
+        let built = index::build(&checkpoint, &used, digests)?;
         let mut index = Vec::new();
-        for part in parts {
+        for part in built.parts {
             let object = object("index", "idx", blake3::hash(&part.bytes), part.bytes.len() as u64);
             objects.insert(object.object.clone(), Object::Memory(part.bytes.into()));
             let (frames, first_task, first_address) = (part.frames, part.first_task, part.first_address);
@@ -97,16 +97,21 @@ impl RawCheckpoint {
         let slim = slim::make(&checkpoint, &index)?;
         objects
             .insert(slim.object.object.object.clone(), Object::File { file: slim.file, len: slim.object.object.size });
-        let tasks = task_entries(&checkpoint);
-        let lazy_pages = tasks.iter().map(|t| t.lazy_pages).sum();
+        let mut tasks = task_entries(&checkpoint);
+        let dumped_pages = tasks.iter().map(|t| t.lazy_pages + t.slim_pages).sum::<u64>() + shared_pages(&checkpoint);
+        for (task, pages) in tasks.iter_mut().zip(&built.pages) {
+            // What CRIU leaves to the pager is here, even if it is in the slim dump too.
+            task.lazy_pages = *pages;
+        }
+        let lazy_pages = built.pages.iter().sum();
         let pack_bytes = packs.iter().map(|p| p.object.size).sum();
         let totals = Totals {
-            dumped_pages: tasks.iter().map(|t| t.lazy_pages + t.slim_pages).sum::<u64>() + shared_pages(&checkpoint),
+            dumped_pages,
             lazy_pages,
-            zero_pages,
+            zero_pages: built.zero_pages,
             stored_pages: pack_bytes / PAGE_SIZE,
             // Not looked for: what is twice in the files is twice here.
-            distinct_pages: lazy_pages.saturating_sub(zero_pages),
+            distinct_pages: lazy_pages - built.zero_pages,
             pack_bytes,
         };
         let manifest = Manifest {

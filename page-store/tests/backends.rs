@@ -192,7 +192,8 @@ async fn hosts_that_work() {
 #[tokio::test]
 async fn hosts_that_fail_for_now() {
     let good = object()[100..200].to_vec();
-    let cases: Vec<(&str, Box<dyn Fn(Request) -> Answer + Send + Sync>)> = vec![
+    type Script = Box<dyn Fn(Request) -> Answer + Send + Sync>;
+    let cases: Vec<(&str, Script)> = vec![
         ("another range", Box::new(partial("Content-Range: bytes 101-200/1000\r\nContent-Length: 100", good.clone()))),
         (
             "a shorter range",
@@ -266,7 +267,13 @@ async fn hosts_that_are_not_page_stores() {
     let error = asked(gzip).await.unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     let round = asked(|_| Answer::new("302 Found", &["Location: /packs/x.pack"], b"")).await.unwrap_err();
-    assert!(!round.is_transient(), "{round}");
+    assert!(!round.is_transient() && round.to_string().ends_with("redirects: too many"), "{round}");
+    let tls =
+        asked(|_| Answer::new("301 Moved Permanently", &["Location: https://127.0.0.1:1/x"], b"")).await.unwrap_err();
+    assert!(
+        tls.to_string().ends_with("redirects: to https://127.0.0.1:1/x; give the https:// address instead"),
+        "{tls}"
+    );
     for bad in ["ftp://x/y", "http://", "not an address", "s3://bucket/x"] {
         assert!(matches!(HttpBackend::new(bad), Err(Error::Unsupported { .. })), "{bad}");
     }

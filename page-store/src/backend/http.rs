@@ -11,7 +11,10 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use reqwest::{Client, Response};
+use reqwest::{
+    Client, Response,
+    redirect::{Action, Attempt, Policy},
+};
 use std::{
     ops::Range,
     sync::{
@@ -28,6 +31,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an idle connection is kept: less than what common hosts and balancers do (60 s and more), so that we close first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// As many as browsers and reqwest follow, or fewer.
+const MAX_REDIRECTS: usize = 10;
 
 /// An HTTP(S) address.
 #[derive(Debug, Clone)]
@@ -109,14 +115,26 @@ fn client(base: &Url) -> Result<Client> {
             .pool_idle_timeout(IDLE_TIMEOUT)
     };
     let built = match base.scheme() {
-        // A machine without CA certificates (a bare container) must still be able to read from a plain address.
-        "http" => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
+        // Reading the machine's CA certificates takes 20 ms, as long as many a restore; and a bare container has none.
+        "http" => builder().tls_certs_only([]).redirect(Policy::custom(stay_plain)).build(),
         _ => builder().build(),
     };
     built.map_err(|e| {
         let what = format!("cannot set up TLS: {}; are CA certificates installed?", causes(&e));
         Error::Unsupported { object: redacted(base), what }
     })
+}
+
+/// Follows redirects as reqwest does, but not to TLS, for which a client of a plain address has no certificates.
+fn stay_plain(attempt: Attempt<'_>) -> Action {
+    if attempt.url().scheme() == "https" {
+        let to = redacted(attempt.url());
+        return attempt.error(format!("to {to}; give the https:// address instead"));
+    }
+    match attempt.previous().len() {
+        0..=MAX_REDIRECTS => attempt.follow(),
+        _ => attempt.error("too many"),
+    }
 }
 
 #[async_trait]
@@ -262,7 +280,11 @@ fn causes(error: &reqwest::Error) -> String {
         text.push(cause.to_string());
     }
     // Each layer repeats the one below; the last says it best.
-    let kind = if error.is_connect() { "cannot connect" } else { "the connection broke" };
+    let kind = match error {
+        e if e.is_redirect() => "redirects",
+        e if e.is_connect() => "cannot connect",
+        _ => "the connection broke",
+    };
     text.pop().map_or_else(|| kind.to_owned(), |last| format!("{kind}: {last}"))
 }
 

@@ -17,8 +17,6 @@ pub struct PartBounds<'a> {
     pub first_frame: u64,
     /// Frames in it.
     pub frames: u64,
-    /// Frames in the whole store.
-    pub all_frames: u64,
     /// (position of task, byte address) at which its runs begin.
     pub first: (u32, u64),
     /// The same of the next part.
@@ -34,7 +32,6 @@ impl<'a> PartBounds<'a> {
             manifest,
             first_frame: manifest.index.get(..position)?.iter().map(|p| p.frames).sum(),
             frames: part.frames,
-            all_frames: manifest.index.iter().map(|p| p.frames).sum(),
             first: start(part),
             next: manifest.index.get(position + 1).map(start),
         })
@@ -220,7 +217,9 @@ fn run_ranges(
 }
 
 fn run_locations(reader: &mut Reader<'_>, runs: &mut [RunEntry], bounds: &PartBounds<'_>) -> Result<()> {
-    let all_pages = (bounds.all_frames.saturating_mul(FRAME_PAGES)).min(MAX_PAGES);
+    // What a run names came before it or comes in its own part.
+    let end_frame = bounds.first_frame.saturating_add(bounds.frames);
+    let all_pages = end_frame.saturating_mul(FRAME_PAGES).min(MAX_PAGES);
     let mut expected = bounds.first_frame.saturating_mul(FRAME_PAGES);
     for (i, run) in runs.iter_mut().enumerate() {
         let place = || format!("locations, run {i}");
@@ -228,7 +227,7 @@ fn run_locations(reader: &mut Reader<'_>, runs: &mut [RunEntry], bounds: &PartBo
         let page = expected.checked_add_signed(varint::unzigzag(folded));
         let end = page.and_then(|page| page.checked_add(run.pages)).filter(|&end| end <= all_pages);
         let (Some(page), Some(end)) = (page, end) else {
-            return Err(reader.corrupt(place(), "names pages that the store does not have"));
+            return Err(reader.corrupt(place(), "names pages that are not in this part or before it"));
         };
         run.location = page;
         expected = end;

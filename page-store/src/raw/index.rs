@@ -36,12 +36,17 @@ pub(super) fn files_with_lazy_pages(checkpoint: &Checkpoint) -> Result<Vec<FileN
     Ok(files.into_iter().collect())
 }
 
-/// The index over `files` and their digests; and how many lazy pages are zero.
-pub(super) fn build(
-    checkpoint: &Checkpoint,
-    files: &[FileNumber],
-    digests: Vec<FileDigests>,
-) -> Result<(Vec<EncodedPart>, u64)> {
+/// What was indexed.
+pub(super) struct Built {
+    pub(super) parts: Vec<EncodedPart>,
+    /// Pages, by position of their task.
+    pub(super) pages: Vec<u64>,
+    /// Of them, all zeros.
+    pub(super) zero_pages: u64,
+}
+
+/// The index over `files` and their digests.
+pub(super) fn build(checkpoint: &Checkpoint, files: &[FileNumber], digests: Vec<FileDigests>) -> Result<Built> {
     let mut index = IndexBuilder::new(checkpoint.tasks.len() as u32);
     let mut first_pages = Vec::new();
     let mut frames = 0;
@@ -57,10 +62,12 @@ pub(super) fn build(
         }
     }
     let mut zero_pages = 0;
+    let mut pages = vec![0; checkpoint.tasks.len()];
     for (task, run) in lazy_runs(checkpoint) {
         let Stored::Here { file, offset } = run.stored else { continue };
         let Ok(pack) = files.binary_search(&file) else { continue };
         let first = offset / PAGE_SIZE;
+        pages[task as usize] += run.range.pages();
         // Cut where zero pages begin and end.
         let mut from = 0;
         while from < run.range.pages() {
@@ -79,5 +86,5 @@ pub(super) fn build(
             from += same;
         }
     }
-    Ok((index.finish()?, zero_pages))
+    Ok(Built { parts: index.finish()?, pages, zero_pages })
 }

@@ -77,7 +77,7 @@ impl Reader {
             Some(extent) => extent,
             None => self.begin(number, &info).await?,
         };
-        let name = || self.store.backend.describe(&pack_of(&self.store, &info).map_or("", |p| &p.object.object));
+        let name = || self.store.backend.describe(pack_of(&self.store, &info).map_or("", |p| &p.object.object));
         let stored = extent.take(&info, &name).await?;
         self.next += 1;
         if extent.end > self.next {

@@ -1,7 +1,6 @@
 //! A web server on a free port: it reads real requests from real sockets and answers them as a test says.
 
 use std::{
-    future::Future,
     path::PathBuf,
     sync::{
         Arc,
@@ -64,19 +63,17 @@ pub async fn serve(answer: impl Fn(Request) -> Answer + Send + Sync + 'static) -
     server
 }
 
-fn connection(
+async fn connection(
     socket: TcpStream,
     answer: Arc<impl Fn(Request) -> Answer + Send + Sync + 'static>,
     requests: Arc<AtomicUsize>,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let mut socket = BufReader::new(socket);
-        while let Some(request) = read_request(&mut socket).await {
-            requests.fetch_add(1, Ordering::Relaxed);
-            let answer = answer(request);
-            if socket.get_mut().write_all(&answer.bytes).await.is_err() || answer.close {
-                return;
-            }
+) {
+    let mut socket = BufReader::new(socket);
+    while let Some(request) = read_request(&mut socket).await {
+        requests.fetch_add(1, Ordering::Relaxed);
+        let answer = answer(request);
+        if socket.get_mut().write_all(&answer.bytes).await.is_err() || answer.close {
+            return;
         }
     }
 }
