@@ -29,7 +29,7 @@ use criu_images::{Checkpoint, PAGE_SIZE};
 use std::io::Write;
 
 /// What [`split`] needs at most, in bytes, beside what [`Checkpoint`] holds: 88 MiB for remembered pages
-/// ([`dedup::MAX_REMEMBERED`]), 32 MiB for a part of the index, and a dozen batches of 4 MiB between the stages.
+/// (`MAX_REMEMBERED` in `dedup`), 32 MiB for a part of the index, and a dozen batches of 4 MiB between the stages.
 pub const PEAK_BYTES: u64 = 190 << 20;
 
 /// The default zstd level. On redis, node, JVM and prefork Python checkpoints 3 takes half as long again and stores 12 % more, 1 % more,
