@@ -66,16 +66,22 @@ impl SegmentReader {
         let frame = match &mut self.stream {
             Some(stream) => {
                 let frame = stream.next().await.ok_or_else(damaged)??;
+                if frame.number() != number {
+                    return Err(damaged());
+                }
                 self.served.metrics.frames_decoded.fetch_add(1, Relaxed);
-                frame
+                frame.bytes().clone()
             }
             None => self.served.frames.get(&self.served.store, number, &self.served.metrics).await?,
         };
-        let here = pages.min(FRAME_PAGES - first.in_frame() as u64);
-        match frame.pages(first, here) {
-            Some(part) if frame.number() == number => Ok(frame.bytes().slice_ref(part)),
-            _ => Err(damaged()),
+        // The last frame of a pack may be short; then the index names no page beyond it.
+        let here = pages.min(FRAME_PAGES - first.in_frame() as u64) * PAGE_SIZE;
+        let from = first.in_frame() * PAGE_SIZE as usize;
+        let to = from + here as usize;
+        if to > frame.len() {
+            return Err(damaged());
         }
+        Ok(frame.slice(from..to))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Decoded frames that are likely to be asked for again: neighbours of a page are asked for one by one.
 
-use crate::metrics::Metrics;
-use page_store::{Frame, FrameNumber, Result, Store};
+use crate::{buffers::Buffers, metrics::Metrics};
+use bytes::Bytes;
+use page_store::{FrameNumber, Result, Store};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
@@ -16,6 +17,7 @@ pub(crate) const CAPACITY: usize = 256;
 pub(crate) struct FrameCache {
     slots: Mutex<Slots>,
     capacity: usize,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Debug, Default)]
@@ -27,24 +29,26 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     /// Set by the first request that wants it, awaited by the others. If the first fails or goes away, the next one tries.
-    frame: Arc<OnceCell<Frame>>,
+    frame: Arc<OnceCell<Bytes>>,
     last_used: u64,
 }
 
 impl FrameCache {
     /// Holds at most `capacity` frames.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { slots: Mutex::default(), capacity: capacity.max(1) }
+        let capacity = capacity.max(1);
+        Self { slots: Mutex::default(), capacity, buffers: Arc::new(Buffers::new(capacity)) }
     }
 
-    /// A frame of `store` (the same one for every call).
-    pub(crate) async fn get(&self, store: &Store, number: FrameNumber, metrics: &Metrics) -> Result<Frame> {
+    /// All pages of a frame of `store` (the same one for every call).
+    pub(crate) async fn get(&self, store: &Store, number: FrameNumber, metrics: &Metrics) -> Result<Bytes> {
         let mut read_here = false;
         let cell = self.slot(number);
         let frame = cell
-            .get_or_try_init(|| {
+            .get_or_try_init(|| async {
                 read_here = true;
-                store.read_frame(number)
+                let frame = store.read_frame(number).await?;
+                Ok(self.buffers.keep(frame.bytes()))
             })
             .await;
         match (&frame, read_here) {
@@ -59,7 +63,7 @@ impl FrameCache {
         frame.cloned()
     }
 
-    fn slot(&self, number: FrameNumber) -> Arc<OnceCell<Frame>> {
+    fn slot(&self, number: FrameNumber) -> Arc<OnceCell<Bytes>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.clock += 1;
         let now = slots.clock;
@@ -73,7 +77,7 @@ impl FrameCache {
         slot.frame.clone()
     }
 
-    fn forget(&self, number: FrameNumber, cell: &Arc<OnceCell<Frame>>) {
+    fn forget(&self, number: FrameNumber, cell: &Arc<OnceCell<Bytes>>) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.by_number.get(&number).is_some_and(|slot| Arc::ptr_eq(&slot.frame, cell) && !cell.initialized()) {
             slots.by_number.remove(&number);

@@ -5,7 +5,7 @@
 //! address        the grammar of pids, addresses, ranges                 range_header, conditional, negotiate, multipart
 //! segment, walk  where the bytes of any range are                       content    the bytes themselves, a frame at a time
 //! framing        the answer to a bulk request                           coding     zstd content coding
-//! served         the open checkpoint                                    frame_cache, metrics, limits
+//! served         the open checkpoint                                    frame_cache, buffers, metrics, limits
 //! net/           the accept loop and patience with slow clients         observe    counts and logs every answer
 //! ```
 //!
@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod buffers;
 mod coding;
 mod conditional;
 mod content;

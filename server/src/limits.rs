@@ -27,7 +27,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // With 128 KiB buffered for each that does not read, 64 MiB.
+            // Each that does not read holds one chunk of a file, 256 KiB: 128 MiB until `stall` if none of them reads.
             connections: 512,
             // Longer than the pause between two faults of an idle process, or each costs a connection.
             header: Duration::from_secs(60),

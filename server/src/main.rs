@@ -9,6 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads that may wait for a disk. Each costs an arena of the allocator, and the page cache answers most reads without them.
 const BLOCKING_THREADS: usize = 16;
+/// Threads that answer requests, on machines that have more: for the same reason, and eight fill any network.
+const MOST_THREADS: usize = 8;
 
 /// Serves the pages of a CRIU checkpoint over HTTP: single pages, ranges, many ranges at once, and the page store itself, from
 /// which pageferry-agent restores.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     log(&cli);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS)))
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("pageferry")
         .build();
