@@ -70,6 +70,7 @@ fn a_killed_split_leaves_no_store_and_the_next_one_works() {
     let small = varied(dir.path());
     succeed(&mut split(&small, &store));
     assert_eq!(names(&store), ["checkpoint.json", "index", "packs", "slim"]);
+    assert_eq!(objects(&store, "packs").len(), 1, "the other run's packs are gone");
     succeed(strip().arg("verify").arg(&store));
 }
 

@@ -1,22 +1,19 @@
 //! A store in a directory of this machine.
 
+mod folder;
+mod sync;
+
 use super::{ObjectSink, ObjectWriter};
 use crate::{Error, MANIFEST_NAME, Manifest, Result};
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-};
+use folder::{is_object_name, make_folders, open_root};
 use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard,
-        mpsc::{SyncSender, sync_channel},
-    },
-    thread::JoinHandle,
+    sync::{Arc, Mutex, MutexGuard},
 };
+use sync::Syncer;
 use tempfile::TempDir;
 
 /// Folders of a store, below its root.
@@ -25,21 +22,18 @@ const FOLDERS: [&str; 4] = ["index", "packs", "slim", "working-sets"];
 const INCOMING: &str = ".incoming-";
 /// Frames are handed over in pieces of some 20 KiB.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Objects that wait to be synced: a disk that is slower than we are holds us up, rather than the page cache.
-const SYNCS_WAITING: usize = 2;
 
 /// Writes a store to a directory.
 ///
 /// Objects grow in a folder of their own below the root and are moved to their names once they are whole; when all are on
 /// disk, `checkpoint.json` follows, by rename. Dropped without [`ObjectSink::commit`] it removes whatever it made, folders
 /// included, and nothing else: a store that was there before stays as it was. A run that is killed leaves its folder
-/// `.incoming-*`, and perhaps objects, but no `checkpoint.json`; the next run on the same path removes the folder.
+/// `.incoming-*`, and perhaps objects, but no `checkpoint.json`; the next run on the same path clears both.
 ///
 /// One writer at a time: the directory is locked (`flock`) as long as this value lives.
 #[derive(Debug)]
 pub struct LocalSink {
     root: PathBuf,
-    replace: bool,
     shared: Arc<Shared>,
     /// Before the lock, so that it is gone before another run can look.
     incoming: Option<TempDir>,
@@ -51,29 +45,6 @@ pub struct LocalSink {
 struct Shared {
     made: Mutex<Made>,
     syncer: Mutex<Option<Syncer>>,
-}
-
-/// Brings objects to disk while later ones are made: waiting for it took half the time of `split` on a slow disk.
-#[derive(Debug)]
-struct Syncer {
-    objects: SyncSender<(PathBuf, File)>,
-    thread: JoinHandle<Result<()>>,
-}
-
-impl Syncer {
-    fn start() -> Self {
-        let (objects, to_sync) = sync_channel::<(PathBuf, File)>(SYNCS_WAITING);
-        let thread = std::thread::spawn(move || {
-            to_sync.into_iter().try_for_each(|(path, object)| object.sync_all().map_err(at(&path)))
-        });
-        Self { objects, thread }
-    }
-
-    /// Waits until everything is on disk.
-    fn finish(self) -> Result<()> {
-        drop(self.objects);
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
 }
 
 impl Shared {
@@ -88,12 +59,11 @@ impl Shared {
     /// Has an object synced before [`Shared::sync`] returns.
     fn sync_later(&self, path: PathBuf, object: File) -> Result<()> {
         let mut syncer = self.syncer();
-        let sent = syncer.get_or_insert_with(Syncer::start).objects.send((path, object));
-        match (sent, syncer.take_if(|s| s.thread.is_finished())) {
-            // It ended early, so it has an error.
-            (Err(_), Some(failed)) => failed.finish(),
-            _ => Ok(()),
+        if syncer.get_or_insert_with(Syncer::start).sync_later(path, object) {
+            return Ok(());
         }
+        // It ended early, so it has an error.
+        syncer.take().map_or(Ok(()), Syncer::finish)
     }
 
     fn sync(&self) -> Result<()> {
@@ -130,7 +100,7 @@ impl LocalSink {
         match opened {
             Ok((lock, incoming)) => {
                 let shared = Arc::new(Shared { made: Mutex::new(made), syncer: Mutex::default() });
-                Ok(Self { root, replace, shared, incoming: Some(incoming), _lock: lock })
+                Ok(Self { root, shared, incoming: Some(incoming), _lock: lock })
             }
             Err(e) => {
                 made.undo();
@@ -148,7 +118,7 @@ impl LocalSink {
         self.incoming.as_ref().map_or(&self.root, TempDir::path)
     }
 
-    /// Removes objects that `manifest` does not name: those of the store that it replaced.
+    /// Removes objects that `manifest` does not name: those of the store that it replaced, or of a run that was killed.
     fn prune(&self, manifest: &Manifest) {
         let objects = manifest.index.iter().map(|p| &p.object).chain(manifest.packs.iter().map(|p| &p.object));
         let named: HashSet<PathBuf> =
@@ -160,67 +130,6 @@ impl LocalSink {
             }
         }
     }
-}
-
-/// `<64 hex digits>.<extension>`
-fn is_object_name(name: &str) -> bool {
-    name.split_once('.').is_some_and(|(stem, _)| stem.len() == 64 && stem.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-/// Makes `path` and what lacks above it, noting each.
-fn make_folders(path: &Path, made: &mut Made) -> Result<()> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        make_folders(parent, made)?;
-    }
-    match fs::create_dir(path) {
-        Ok(()) => made.folders.push(path.into()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(e) => return Err(at(path)(e)),
-    }
-    Ok(())
-}
-
-/// Locks the root, checks that it may be written to, clears what a killed run left.
-fn open_root(root: &Path, replace: bool) -> Result<(File, TempDir)> {
-    let lock = File::open(root).map_err(at(root))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-        Errno::WOULDBLOCK => refused(root, "another run is writing to it; wait for that, or choose another place"),
-        errno => at(root)(errno.into()),
-    })?;
-    let mut left_over = Vec::new();
-    for entry in fs::read_dir(root).map_err(at(root))? {
-        let entry = entry.map_err(at(root))?;
-        match entry.file_name().to_string_lossy().as_ref() {
-            MANIFEST_NAME => may_replace(&entry.path(), replace)?,
-            name if name.starts_with(INCOMING) => left_over.push(entry.path()),
-            name if FOLDERS.contains(&name) || name == "lost+found" => {}
-            name => {
-                let what = format!("neither empty nor a page store (it has {name:?}); give a new or empty folder");
-                return Err(refused(root, &what));
-            }
-        }
-    }
-    for path in left_over {
-        fs::remove_dir_all(&path).map_err(at(&path))?;
-    }
-    let incoming = tempfile::Builder::new().prefix(INCOMING).tempdir_in(root).map_err(at(root))?;
-    Ok((lock, incoming))
-}
-
-fn may_replace(path: &Path, replace: bool) -> Result<()> {
-    if !replace {
-        let what = "there is a page store already; give another place, or say --replace to put this one in its stead";
-        return Err(refused(path, what));
-    }
-    let json = fs::read(path).map_err(at(path))?;
-    let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
-    if value.get("format").and_then(|f| f.as_str()) == Some("pageferry-store") {
-        return Ok(());
-    }
-    Err(refused(path, "not the manifest of a page store, so nothing here is replaced; give another place"))
 }
 
 fn sync_dir(path: &Path) -> Result<()> {
@@ -266,9 +175,7 @@ impl ObjectSink for LocalSink {
         for parent in made.iter().filter_map(|f| f.parent()).filter(|p| !p.as_os_str().is_empty()) {
             sync_dir(parent)?;
         }
-        if self.replace {
-            self.prune(&parsed);
-        }
+        self.prune(&parsed);
         Ok(())
     }
 }
