@@ -73,6 +73,9 @@ pub struct LazyPagesArgs {
     /// With --daemon: write the pid here (relative to the work directory).
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
+    /// CRIU's option; there is no configuration file, so it changes nothing.
+    #[arg(long, hide = true)]
+    pub no_default_config: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub pager: PagerArgs,
@@ -162,6 +165,7 @@ mod tests {
         assert_eq!(level(&["--verbosity=4"]), Level::DEBUG);
         assert_eq!(level(&["-v2", "-D", "."]), Level::WARN);
         assert_eq!(level(&["-q"]), Level::WARN);
+        assert_eq!(level(&["--no-default-config", "--verbosity=4", "--images-dir", "."]), Level::DEBUG);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the images that CRIU restores from say: which tasks will come, and which of their pages CRIU leaves to us.
 
+use crate::address_space::pages_touched;
 use anyhow::{Context, Result, bail, ensure};
 use criu_images::{Checkpoint, ImageDir, ImageSource, PageRange, Pid, slim::PAGEFERRY_DIR};
 use page_store::{Run, Store};
@@ -14,7 +15,13 @@ pub(crate) struct Layout {
     pub registered: Vec<PageRange>,
     /// Pages that CRIU does not load, sorted.
     pub missing: Vec<PageRange>,
+    /// Of these, argv and environment: the kernel reads them for `/proc/<pid>/cmdline` without waiting, so no fault would ever ask for
+    /// them. A slim dump of ours has them; a full dump, given to CRIU as it is, marks them lazy.
+    pub first: Vec<PageRange>,
 }
+
+/// Of argv and environment, the pages that are fetched first: they begin where argv does, and seldom fill more than one.
+const MOST_FIRST_PAGES: u64 = 64;
 
 /// All tasks of a restore.
 #[derive(Debug)]
@@ -69,7 +76,10 @@ impl Images {
                     .await
                     .with_context(|| format!("{} and the store are not of the same checkpoint", dir.display()))?;
             }
-            layouts.insert(task.pid, Layout { task: u32::try_from(position)?, registered, missing });
+            let args = pages_touched(memory.args_and_env.start, memory.args_and_env.end)
+                .and_then(|args| PageRange::new(args.start(), args.pages().min(MOST_FIRST_PAGES)));
+            let first = missing.iter().filter_map(|range| range.intersection(args?)).collect();
+            layouts.insert(task.pid, Layout { task: u32::try_from(position)?, registered, missing, first });
         }
         ids.sort_unstable();
         ids.dedup();

@@ -25,7 +25,7 @@ use crate::{
     uffd::{Event, Uffd},
 };
 use anyhow::{Context, Result, bail, ensure};
-use criu_images::{PageAddr, Pid};
+use criu_images::{PageAddr, PageRange, Pid};
 use faults::Faults;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use page_store::Store;
@@ -78,6 +78,8 @@ pub(crate) struct Engine {
     socket: LazyPagesSocket,
     connection: Option<Connection>,
     layouts: HashMap<Pid, Layout>,
+    /// Pages to be had at once when the restore is finished, though nothing faults on them.
+    first: Vec<(ProcessId, PageAddr)>,
     /// Virtual pids by position in the manifest.
     pids: Vec<Option<Pid>>,
     processes: BTreeMap<ProcessId, Process>,
@@ -120,6 +122,7 @@ impl Engine {
             socket,
             connection: None,
             layouts: images.layouts,
+            first: Vec::new(),
             pids,
             processes: BTreeMap::new(),
             next_process: FIRST_PROCESS,
@@ -255,6 +258,9 @@ impl Engine {
                             "CRIU restores a task {pid} that the images (-D) do not have: is it given the same images?"
                         )
                     })?;
+                    let first = layout.first.iter().flat_map(|range| range_pages(*range));
+                    let id = ProcessId(self.next_process);
+                    self.first.extend(first.map(|page| (id, page)));
                     let space = crate::address_space::AddressSpace::new(layout.task, layout.registered, layout.missing);
                     let name = self.name(pid, space.task());
                     tracing::debug!("{name}: {} pages to come", space.missing_pages());
@@ -265,6 +271,7 @@ impl Engine {
                 Message::RestoreFinished => {
                     self.restored = true;
                     self.processes.values_mut().for_each(|process| process.registered = true);
+                    self.first.drain(..).for_each(|(id, page)| self.faults.push(id, page));
                     self.status.reached(Moment::Restored);
                     self.hang_up()?;
                     return Ok(());
@@ -397,6 +404,10 @@ impl Engine {
                 Complete::Never => false,
             }
     }
+}
+
+fn range_pages(range: PageRange) -> impl Iterator<Item = PageAddr> {
+    (0..range.pages()).filter_map(move |page| range.start().checked_add(page))
 }
 
 impl Process {

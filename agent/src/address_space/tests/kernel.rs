@@ -99,7 +99,7 @@ impl Process {
 
     /// The thread's next own range of up to `max` blocks, from its `nth` block on.
     pub(super) fn own(&self, thread: usize, nth: u64, max: u64) -> Option<(u64, u64)> {
-        let own: Vec<_> = self.blocks.iter().map(|(n, _)| *n).filter(|n| self.is_own(*n, 1, thread)).collect();
+        let own: Vec<_> = self.blocks.keys().copied().filter(|n| self.is_own(*n, 1, thread)).collect();
         let start = *own.get((nth % own.len().max(1) as u64) as usize)?;
         let len = (start..start + max).take_while(|n| own.contains(n)).count() as u64;
         Some((start, len))
