@@ -212,8 +212,9 @@ fn check_apart(options: &SplitOptions) -> Result<()> {
         // What does not exist yet is where its nearest existing ancestor is.
         path.ancestors()
             .find_map(|a| {
+                let rest = path.strip_prefix(a).unwrap_or(path);
+                // The last ancestor of a relative path is empty; it stands for the current folder.
                 let a = if a.as_os_str().is_empty() { Path::new(".") } else { a };
-                let rest = path.strip_prefix(a).unwrap_or(Path::new(""));
                 a.canonicalize().ok().map(|real| real.join(rest))
             })
             .unwrap_or_else(|| path.to_path_buf())
