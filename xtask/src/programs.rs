@@ -62,12 +62,28 @@ const PYTHON_FROM: &str = "gunicorn";
 
 /// Everything but libclang and CRIU.
 pub(crate) fn setup() -> Result<()> {
+    setup_those(|_| true)
+}
+
+/// What it takes to checkpoint one program.
+pub(crate) fn setup_for(program: &str) -> Result<()> {
+    let needed: &[&str] = match program {
+        "redis" => &["ip", "redis-server"],
+        // It is started by a Python script, with the interpreter that gunicorn's environment brings.
+        "node" => &["ip", "node", "gunicorn"],
+        "java" => &["ip", "java", "javac"],
+        _ => &["ip", "gunicorn"],
+    };
+    setup_those(|name| needed.contains(&name))
+}
+
+fn setup_those(needed: impl Fn(&str) -> bool) -> Result<()> {
     let bin = paths::programs_dir()?.join("bin");
     fs::create_dir_all(&bin).with_context(|| bin.display().to_string())?;
-    for program in &PROGRAMS {
+    for program in PROGRAMS.iter().filter(|program| needed(program.name)) {
         program.setup(&bin)?;
     }
-    for program in &PYTHON_PROGRAMS {
+    for program in PYTHON_PROGRAMS.iter().filter(|program| needed(program.name)) {
         program.setup(&bin)?;
     }
     Ok(())
