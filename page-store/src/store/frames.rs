@@ -94,11 +94,8 @@ impl Reader {
     /// Asks for the frames from `first` on that are in the same pack and whose places are known.
     async fn begin(&mut self, first: FrameNumber, info: &FrameInfo) -> Result<Extent> {
         let store = &self.store;
-        let part = store.parts.of_frame(first).ok_or_else(|| store.no_such_frame(first))?;
         let pack = pack_of(store, info).ok_or_else(|| store.no_such_frame(first))?;
-        // Packs hold frames in order, so the counts say where this one ends.
-        let pack_end: u64 = store.manifest.packs.iter().take(info.pack as usize + 1).map(|p| p.frames).sum();
-        let end = self.end.min(pack_end).min(store.parts.end_frame(part));
+        let end = self.end.min(store.parts.extent_end(first));
         let last = store.frame_info(FrameNumber(end.saturating_sub(1))).await?;
         let until = last.offset.saturating_add(last.stored_len.into());
         let body = store.backend.get_range(&pack.object.object, info.offset..until).await?;

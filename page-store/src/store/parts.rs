@@ -1,11 +1,12 @@
 //! The parts of an index, each loaded once, when it is first needed.
 
 use crate::{
-    Backend, Error, FrameNumber, Manifest, Result,
+    Backend, Error, FrameNumber, Manifest, ObjectRef, Result,
+    backend::blocking,
     index::{IndexPart, PartBounds},
 };
 use criu_images::PageRange;
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 use tokio::sync::OnceCell;
 
 /// Where each part begins, and those that were loaded.
@@ -13,6 +14,8 @@ use tokio::sync::OnceCell;
 pub(super) struct Parts {
     parts: Vec<Part>,
     frames: u64,
+    /// Just past the last frame of each pack.
+    pack_ends: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -31,7 +34,12 @@ impl Parts {
             frames += part.frames;
             Part { first_frame, first: (part.first_task, part.first_address), loaded: OnceCell::new() }
         });
-        Self { parts: parts.collect(), frames }
+        let parts = parts.collect();
+        let pack_ends = manifest.packs.iter().scan(0, |end, pack| {
+            *end += pack.frames;
+            Some(*end)
+        });
+        Self { parts, frames, pack_ends: pack_ends.collect() }
     }
 
     pub(super) fn frame_count(&self) -> u64 {
@@ -43,9 +51,12 @@ impl Parts {
         (frame.0 < self.frames).then(|| self.parts.partition_point(|p| p.first_frame <= frame.0) - 1)
     }
 
-    /// Just past the last frame of a part.
-    pub(super) fn end_frame(&self, part: usize) -> u64 {
-        self.parts.get(part + 1).map_or(self.frames, |next| next.first_frame)
+    /// Just past the last frame that is in the same pack and in the same part as this one.
+    pub(super) fn extent_end(&self, frame: FrameNumber) -> u64 {
+        let part = self.parts.partition_point(|p| p.first_frame <= frame.0);
+        let pack = self.pack_ends.partition_point(|&end| end <= frame.0);
+        let part_end = self.parts.get(part).map_or(self.frames, |next| next.first_frame);
+        part_end.min(self.pack_ends.get(pack).copied().unwrap_or(self.frames))
     }
 
     /// The parts that may hold runs of `task` in `range`. Of parts that begin at the same place only the last has runs there.
@@ -61,27 +72,36 @@ impl Parts {
     }
 
     /// A part, fetched and checked if this is the first time.
-    pub(super) async fn load(&self, at: usize, manifest: &Manifest, backend: &dyn Backend) -> Result<&IndexPart> {
-        let (Some(part), Some(entry), Some(bounds)) =
-            (self.parts.get(at), manifest.index.get(at), PartBounds::of(manifest, at))
-        else {
-            let object = backend.describe(crate::MANIFEST_NAME);
-            return Err(Error::Corrupt { object, place: format!("index[{at}]"), problem: "missing".into() });
+    pub(super) async fn load(&self, at: usize, manifest: &Arc<Manifest>, backend: &dyn Backend) -> Result<&IndexPart> {
+        let missing =
+            move |object: String| Error::Corrupt { object, place: format!("index[{at}]"), problem: "missing".into() };
+        let (Some(part), Some(entry)) = (self.parts.get(at), manifest.index.get(at)) else {
+            return Err(missing(backend.describe(crate::MANIFEST_NAME)));
         };
         let load = || async {
-            let object = &entry.object;
-            let name = backend.describe(&object.object);
-            let bytes = backend.get(&object.object, object.size).await?;
-            let corrupt =
-                |place: &str, problem: String| Error::Corrupt { object: name.clone(), place: place.into(), problem };
-            if bytes.len() as u64 != object.size {
-                return Err(corrupt("length", format!("{} bytes, but the manifest says {}", bytes.len(), object.size)));
-            }
-            if blake3::hash(&bytes).to_hex().as_str() != object.blake3 {
-                return Err(corrupt("digest", "not that of the manifest".into()));
-            }
-            IndexPart::decode(&name, &bytes, &bounds)
+            let name = backend.describe(&entry.object.object);
+            let bytes = backend.get(&entry.object.object, entry.object.size).await?;
+            let manifest = Arc::clone(manifest);
+            // A full part takes some 50 ms.
+            let decode = move || {
+                check_object(&name, &manifest.index[at].object, &bytes)?;
+                let bounds = PartBounds::of(&manifest, at).ok_or_else(|| missing(name.clone()))?;
+                IndexPart::decode(&name, &bytes, &bounds)
+            };
+            blocking(decode).await
         };
         part.loaded.get_or_try_init(load).await
     }
+}
+
+/// Whether an object is the one that the manifest names.
+fn check_object(name: &str, object: &ObjectRef, bytes: &[u8]) -> Result<()> {
+    let corrupt = |place: &str, problem: String| Error::Corrupt { object: name.into(), place: place.into(), problem };
+    if bytes.len() as u64 != object.size {
+        return Err(corrupt("length", format!("{} bytes, but the manifest says {}", bytes.len(), object.size)));
+    }
+    if blake3::hash(bytes).to_hex().as_str() != object.blake3 {
+        return Err(corrupt("digest", "not that of the manifest".into()));
+    }
+    Ok(())
 }
