@@ -136,3 +136,17 @@ fn quiet_is_quiet() {
     assert_eq!(said(&output), "");
     assert!(output.status.success());
 }
+
+#[test]
+fn bare_names_are_folders_here() {
+    let dir = tempfile::tempdir().unwrap();
+    varied(dir.path());
+    let run = |arguments: &str| succeed(strip().args(arguments.split(' ')).current_dir(dir.path()));
+    run("split varied --store store --slim slim");
+    run("split varied --store store --replace");
+    run("verify store");
+    run("inspect varied");
+    run("join store --out joined");
+    assert_same(&dir.path().join("varied"), &dir.path().join("joined"));
+    assert_eq!(names(dir.path()), ["joined", "slim", "store", "varied"]);
+}

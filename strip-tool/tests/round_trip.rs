@@ -114,6 +114,17 @@ fn memory(dump: &Path) -> BTreeMap<(u32, u64), Vec<u8>> {
 }
 
 #[test]
+fn a_raw_checkpoint_is_a_store_too() {
+    for name in ["criu-4.1", "criu-4.2"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (dump, out) = (golden(name, dir.path()), dir.path().join("joined"));
+        succeed(strip().arg("verify").arg(&dump));
+        succeed(&mut join(dump.to_str().unwrap(), &out));
+        assert_same(&dump, &out);
+    }
+}
+
+#[test]
 fn over_http() {
     let (dir, dump, store) = varied_store();
     let host = http::Host::start(&store, 0);
