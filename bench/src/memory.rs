@@ -23,9 +23,16 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
     let (mut lazy_pages, mut restore) = (Samples::default(), Samples::default());
     for run in 0..bench.runs(scene.subject) {
         bench.quiet.wait()?;
-        lazy_pages.push(of_lazy_pages(scene, &host, run)? / figures::MIB);
-        restore.push(of_restore(scene, &host, run)? / figures::MIB);
-        scene.say(&format!("memory {}: agent {:.1} and {:.1} MiB", run + 1, lazy_pages.max(), restore.max()));
+        let both =
+            [of_lazy_pages(scene, &host, run)?, of_restore(scene, &host, run)?].map(|bytes| bytes / figures::MIB);
+        scene.say(&format!(
+            "memory {}: agent lazy-pages {:.1} MiB, agent restore {:.1} MiB",
+            run + 1,
+            both[0],
+            both[1]
+        ));
+        lazy_pages.push(both[0]);
+        restore.push(both[1]);
     }
     let server = Samples::from_iter([host.peak_memory()? as f64 / figures::MIB]);
     let what = format!("while {:.2} GB are restored ({})", dumped as f64 / 1e9, scene.subject.name);

@@ -65,6 +65,25 @@ fn busy_share() -> Result<f64> {
     Ok(1.0 - after.idle.saturating_sub(before.idle) as f64 / all as f64)
 }
 
+/// Watches the processors while a command runs.
+pub(crate) struct Watch(Ticks);
+
+impl Watch {
+    /// From now on.
+    pub(crate) fn start() -> Result<Self> {
+        Ok(Self(Ticks::now()?))
+    }
+
+    /// The share of all processors' time that went to anything but a command that took `own` of `wall` seconds.
+    pub(crate) fn others(&self, own: f64, wall: f64) -> Result<f64> {
+        let now = Ticks::now()?;
+        let all = now.all.saturating_sub(self.0.all).max(1) as f64;
+        let busy = all - now.idle.saturating_sub(self.0.idle) as f64;
+        let cores = std::thread::available_parallelism()?.get() as f64;
+        Ok((busy / all - own / (wall * cores)).max(0.0))
+    }
+}
+
 /// Time of all processors since the start of the machine, in units of proc_stat(5).
 struct Ticks {
     all: u64,

@@ -10,6 +10,9 @@ use crate::{
     machine::Machine,
 };
 
+/// One in so many runs may begin on a busy machine before the report says that it is not to be trusted.
+const MANY_OF: u32 = 10;
+
 /// What one measurement of one subject gives.
 #[derive(Default)]
 pub(crate) struct Outcome {
@@ -61,6 +64,9 @@ impl Report {
             vec![name.clone(), asked.clone(), measured.clone(), verdict.words().to_owned()]
         };
         text += &table(&["figure", "asked", "measured: median (smallest–largest)", "held?"], self.figures().map(row));
+        if runs.1 * MANY_OF > runs.0 {
+            text += "\n**Not measured on a quiet machine: times and rates are worse than they would be there.**\n";
+        }
         text += "\n## Machine\n\n";
         text += &machine.markdown();
         let _ = writeln!(
@@ -91,8 +97,9 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
             "`pageferry-strip split CHECKPOINT --store STORE --slim SLIM` at the default level, each run into a new\n\
              store on the same disk, from start to end of the process. The checkpoint is in the page cache; what earlier\n\
              runs wrote is on disk. A rate is bytes of `pages-*.img` per second. Memory is the process's peak as the\n\
-             kernel counts it (`ru_maxrss`); the worst run has to hold, for rates the median.",
-            &["checkpoint", "pages, MB", "runs", "rate", "processor time per GB", "peak memory"],
+             kernel counts it (`ru_maxrss`); the worst run has to hold, for rates the median. The last column is the share\n\
+             of all processors' time that other processes, and the kernel itself, took meanwhile.",
+            &["checkpoint", "pages, MB", "runs", "rate", "processor time per GB", "peak memory", "taken by others"],
         ),
         Measurement::Memory => (
             "Memory",
@@ -104,8 +111,18 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
         Measurement::Size => (
             "Size",
             "Everything in the store (packs, index, slim dump as tar.zst, `checkpoint.json`) against the bytes of\n\
-             `pages-*.img`.",
-            &["checkpoint", "pages, MB", "packs, MB", "index, kB", "slim dump, kB", "store, MB", "ratio"],
+             `pages-*.img`. For comparison, what `zstd -3` makes of the same files, each as a whole: that can be read from\n\
+             the beginning only.",
+            &[
+                "checkpoint",
+                "pages, MB",
+                "packs, MB",
+                "index, kB",
+                "slim dump, kB",
+                "store, MB",
+                "ratio",
+                "zstd -3, MB",
+            ],
         ),
         Measurement::Index => ("Index", "All index objects of a store.", &[]),
         Measurement::Restore => (

@@ -8,6 +8,7 @@ use pageferry_tests::tools;
 use crate::{
     figures::{self, Figure},
     measured,
+    quiet::Watch,
     report::Outcome,
     run::{Bench, Scene},
     size::dumped_pages,
@@ -17,7 +18,7 @@ use crate::{
 /// Splits a checkpoint several times at the default level, each time into a new store.
 pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
     let dumped = dumped_pages(&scene.checkpoint.dir)?;
-    let (mut rate, mut cpu, mut memory) = (Samples::default(), Samples::default(), Samples::default());
+    let [mut rate, mut cpu, mut memory, mut others]: [Samples; 4] = Default::default();
     for run in 0..bench.runs(scene.subject) {
         let out = scene.work.folder(&format!("split-{run}"))?;
         let mut strip = Command::new(tools::binary("pageferry-strip")?);
@@ -25,7 +26,9 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
         strip.arg("--slim").arg(out.join("slim"));
         read_all(&scene.checkpoint.dir)?;
         bench.quiet.wait()?;
+        let watch = Watch::start()?;
         let usage = measured::run(&strip, &out.join("split.log"))?;
+        others.push(watch.others(usage.cpu, usage.wall)? * 100.0);
         fs::remove_dir_all(&out)?;
         rate.push(dumped as f64 / 1e6 / usage.wall);
         cpu.push(usage.cpu / (dumped as f64 / 1e9));
@@ -47,6 +50,7 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
         rate.with_spread("MB/s", 0),
         cpu.with_spread("s", 2),
         memory.with_spread("MiB", 1),
+        others.with_spread("%", 0),
     ];
     let figures = vec![
         Figure::at_least(what.clone(), figures::SPLIT_MB_PER_SECOND, "MB/s", rate),

@@ -23,11 +23,11 @@ pub(crate) fn all() -> [Subject; 7] {
     [
         subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore]),
         subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore]),
-        subject("gunicorn", || Box::new(Gunicorn { items: 100_000 }), &[Size, Restore]),
-        subject("java", || Box::new(Java { objects: 500_000 }), &[Size, Restore]),
+        subject("gunicorn", || Box::new(Gunicorn { items: 250_000 }), &[Size, Restore]),
+        subject("java", || Box::new(Java { objects: 1_000_000 }), &[Size, Restore]),
         subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Memory]),
         // The index of a tree that shares pages has more runs to list than that of one large process.
-        subject("gunicorn-1gb", || Box::new(Gunicorn { items: 185_000 }), &[Index]),
+        subject("gunicorn-1gb", || Box::new(Gunicorn { items: 485_000 }), &[Index]),
         Subject {
             name: "redis-3gb",
             program: || Box::new(Redis { keys: 2_170_000 }),
