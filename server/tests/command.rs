@@ -83,7 +83,7 @@ fn prints_where_it_listens_and_stops_when_told() {
         }
         let running =
             client::open(program.address, "GET", &format!("/pid/20/pages/{BIG:x}-{:x}", BIG + 4096 * P), &[], b"");
-        sleep(Duration::from_millis(100));
+        running.peek(&mut [0]).unwrap();
         program.signal(signal);
         sleep(Duration::from_millis(200));
         assert!(client::read(running, "GET").unwrap().body == expected_range(20, BIG, 4096));

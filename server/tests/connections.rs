@@ -15,6 +15,19 @@ fn big() -> String {
     format!("/pid/20/pages/{BIG:x}-{:x}", BIG + BIG_PAGES * P)
 }
 
+/// Waits until the answer begins.
+fn begun(stream: &TcpStream) {
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
+}
+
+fn eventually(holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it never happens");
+        sleep(Duration::from_millis(20));
+    }
+}
+
 fn limits() -> Limits {
     Limits { grace: Duration::ZERO, ..Limits::default() }
 }
@@ -28,10 +41,9 @@ fn a_running_body_is_finished_on_shutdown() {
     let mut idle = client::open(address, "GET", "/healthz", &[], b"");
     let running = client::open(address, "GET", &big(), &[], b"");
     idle.read_exact(&mut [0; 16]).unwrap();
-    sleep(Duration::from_millis(200));
+    begun(&running);
     server.stop();
-    sleep(Duration::from_millis(200));
-    assert!(TcpStream::connect(address).is_err(), "no new connections");
+    eventually(|| TcpStream::connect(address).is_err());
     let reply = client::read(running, "GET").unwrap();
     assert!(reply.body == expected_range(20, BIG, BIG_PAGES));
     assert_eq!(server.wait(), 0);
@@ -41,8 +53,8 @@ fn a_running_body_is_finished_on_shutdown() {
 fn shutdown_does_not_wait_for_ever() {
     let fixture = Fixture::new();
     let server = Running::with(&fixture.store(), Limits { grace: Duration::from_millis(300), ..limits() });
-    let _never_reads = client::open(server.address, "GET", &big(), &[], b"");
-    sleep(Duration::from_millis(200));
+    let never_reads = client::open(server.address, "GET", &big(), &[], b"");
+    begun(&never_reads);
     let start = Instant::now();
     assert_eq!(server.wait(), 1);
     assert!(start.elapsed() < Duration::from_secs(5));
@@ -67,10 +79,10 @@ fn clients_that_do_nothing_are_cut_off() {
         // The end of the connection, perhaps after an answer.
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
-    sleep(Duration::from_millis(500));
-    let metrics = server.get("/metrics").text();
-    assert!(metrics.contains("pageferry_connections 1\n"), "{metrics}");
-    assert!(metrics.contains("pageferry_http_bodies_cut_total 1\n"), "{metrics}");
+    eventually(|| {
+        let metrics = server.get("/metrics").text();
+        metrics.contains("pageferry_connections 1\n") && metrics.contains("pageferry_http_bodies_cut_total 1\n")
+    });
     assert!(client::read(never_reads, "GET").is_err(), "a cut body does not look whole");
 }
 
@@ -79,7 +91,7 @@ fn connections_are_limited() {
     let fixture = Fixture::new();
     let server = Running::with(&fixture.store(), Limits { connections: 2, ..limits() });
     let held: Vec<_> = (0..2).map(|_| client::open(server.address, "GET", &big(), &[], b"")).collect();
-    sleep(Duration::from_millis(200));
+    held.iter().for_each(begun);
     // It waits in the queue, and is served as soon as there is a place.
     let third = client::open(server.address, "GET", "/healthz", &[], b"");
     third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
