@@ -8,7 +8,7 @@ use pageferry_agent::{
     cli::{Cli, Command, PagerArgs, normalise},
     daemon, lazy_pages, restore,
 };
-use std::{fs::File, path::Path, process::ExitCode, sync::Mutex, time::Instant};
+use std::{fs::File, io::IsTerminal, path::Path, process::ExitCode, sync::Mutex, time::Instant};
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -63,7 +63,7 @@ fn log(args: &PagerArgs, work_dir: &Path) -> Result<()> {
             let file = File::create(&path).with_context(|| format!("opening the log {}", path.display()))?;
             builder.with_ansi(false).with_writer(Mutex::new(file)).init();
         }
-        None => builder.with_writer(std::io::stderr).init(),
+        None => builder.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init(),
     }
     Ok(())
 }
