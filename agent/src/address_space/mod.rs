@@ -21,11 +21,13 @@
 //!   aside until that event says where it went.
 //!
 //! The kernel refuses every copy with EAGAIN from the moment a mapping changes until the event is read. So once it does not,
-//! no event is outstanding, and `settle` forgets what is still expected.
+//! no event is outstanding, and `settle` forgets what is still expected. The sooner it is called the better: after every batch of
+//! events, if the kernel is quiet by then. What is no longer expected cannot be mistaken for what happens next.
 //!
-//! What the events cannot tell, no order of them does: mappings grow without one; an mremap onto mapped memory (MREMAP_FIXED) reports
-//! first an UNMAP and only then, late, the move. When other threads reuse the same addresses in between, and again
-//! before that move is reported, memory may be taken for another's. `tests/kernel.rs` names these gaps where it leaves them out.
+//! What no order of the events can tell: mappings grow without one, and mremap may leave a mapping behind (MREMAP_DONTUNMAP); an
+//! mremap onto mapped memory (MREMAP_FIXED) reports first an UNMAP and only then, late, the move. If other threads reuse such addresses
+//! in between, and again before the first change is reported, memory may be taken for another's. `tests/kernel.rs` names these gaps
+//! where it leaves them out.
 
 mod kernel_range;
 mod missing;
@@ -59,8 +61,8 @@ pub enum Answer {
         /// zero-filled together. (A page of them that is present stops UFFDIO_ZEROPAGE with EEXIST.)
         run: PageRange,
     },
-    /// Outside every mapping that we know of. If the kernel reports a fault here and no event is outstanding, a mapping has
-    /// grown in place (mremap, or a stack), which raises no event: the page is new, and zero.
+    /// Outside every mapping that we know of. If the kernel reports a fault here and no event is outstanding, there is one: it has
+    /// grown (by mremap, or as a stack), or mremap has left it behind empty, which no event tells. The page is new, and zero.
     NotOurs,
 }
 

@@ -6,7 +6,7 @@ use criu_images::{PageAddr, PageRange};
 /// What is known to have happened, but is not reported yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outstanding {
-    /// The old ranges of moves: an UNMAP of each follows. With MREMAP_DONTUNMAP none does: the range is still registered.
+    /// The old ranges of moves: an UNMAP of each follows. With MREMAP_DONTUNMAP none does.
     vacated: Vec<PageRange>,
     /// Moves into a place, oldest first, since no event was outstanding.
     arrivals: Vec<Arrival>,
@@ -52,7 +52,11 @@ impl Outstanding {
         let mut departed = Departed { missing: Vec::new(), taken: Vec::new() };
         for arrival in &mut self.arrivals {
             let free = without(range, &departed.taken);
-            let displaced: Vec<_> = free.iter().flat_map(|part| arrival.displaced.take(*part)).collect();
+            // Exactly what arrived: that leaves again, unless all of it had displaced something.
+            let all_displaced = without(range, &arrival.displaced.parts(range)).is_empty();
+            let own = arrival.to == range && departed.taken.is_empty() && !all_displaced;
+            let take = |part: &PageRange| if own { Vec::new() } else { arrival.displaced.take(*part) };
+            let displaced: Vec<_> = free.iter().flat_map(take).collect();
             if displaced.is_empty() && departed.taken.is_empty() {
                 continue;
             }
@@ -124,14 +128,12 @@ impl AddressSpace {
 
     /// No event is outstanding: the kernel let an ioctl through (anything but EAGAIN) after all events read so far were
     /// applied. To be called before a copy is decided, unless [`is_settled`](Self::is_settled).
+    ///
+    /// An UNMAP that is still expected will not come: MREMAP_DONTUNMAP left the mapping where it was, empty. It is not taken for
+    /// registered again, as what is registered without being so does harm: the next memory that moves there would seem
+    /// to displace it. A fault there is answered [`NotOurs`](super::Answer::NotOurs), like one in a mapping that grew.
     pub fn settle(&mut self) {
-        for range in std::mem::take(&mut self.outstanding.vacated) {
-            // MREMAP_DONTUNMAP: empty memory, still registered; unless something else is there by now.
-            let there = self.registered.parts(range);
-            for free in without(range, &there) {
-                self.registered.insert(free);
-            }
-        }
+        self.outstanding.vacated.clear();
         self.outstanding.arrivals.clear();
     }
 }

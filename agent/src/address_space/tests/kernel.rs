@@ -7,6 +7,9 @@ pub(super) const THREADS: usize = 3;
 /// Addresses, in blocks.
 pub(super) const BLOCKS: u64 = 40;
 
+/// Owner of a block in a forked child that nobody uses there.
+pub(super) const NOBODY: usize = THREADS;
+
 /// A block of registered memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
@@ -54,17 +57,21 @@ pub(super) struct Process {
     /// The thread's first step is in the queue.
     queued: [bool; THREADS],
     queue: VecDeque<(usize, Event)>,
+    /// The one thread of a forked child.
+    only: Option<usize>,
     /// Exists, but its fork event was not read yet.
     pub unborn: bool,
-    /// Mappings grow, or (else) mremap replaces mappings. Not both, the first known gap: a replacing mremap reports the move late, after an UNMAP; if the
-    /// room that it made is filled meanwhile by growth, which is not reported at all, then no order of the events can tell
-    /// whose memory was there.
-    growing: bool,
+    /// There is memory that no event told of: mappings grow, mremap leaves mappings behind. Else mremap replaces mappings, and threads may
+    /// be `late`. Not both, the first known gap: if unknown memory goes away, other memory takes its place, and that is reported
+    /// first, then no order of the events can tell whose memory was there.
+    pub growing: bool,
+    /// Threads may be held up between a change and its report.
+    pub late: bool,
 }
 
 impl Process {
     /// Two pieces of memory for each thread, with a gap after each.
-    pub(super) fn new(growing: bool, stored: impl Fn(u64) -> bool) -> Self {
+    pub(super) fn new(growing: bool, late: bool, stored: impl Fn(u64) -> bool) -> Self {
         let block = |number: u64| {
             let (piece, offset) = (number / 5, number % 5);
             let owner = (piece as usize) % THREADS;
@@ -77,19 +84,31 @@ impl Process {
             calls: Default::default(),
             queued: Default::default(),
             queue: VecDeque::new(),
+            only: None,
             unborn: false,
             growing,
+            late: late && !growing,
         }
     }
 
     pub(super) fn is_idle(&self, thread: usize) -> bool {
-        !self.unborn && self.calls[thread].is_empty()
+        !self.unborn && self.only.is_none_or(|only| only == thread) && self.calls[thread].is_empty()
+    }
+
+    /// Whether a thread is in a call.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.unborn && self.calls.iter().any(|call| !call.is_empty())
     }
 
     /// A thread is about to make this block empty. Until it has, another may find it either way.
     pub(super) fn is_being_removed(&self, block: u64) -> bool {
         let calls = self.calls.iter().flatten();
         calls.into_iter().any(|step| matches!(step, Step::Zap { start, end } if (*start..*end).contains(&block)))
+    }
+
+    /// Whether somebody uses a block.
+    pub(super) fn is_used(&self, block: u64) -> bool {
+        self.blocks.get(&block).is_some_and(|block| block.owner != NOBODY)
     }
 
     /// Copies are let through: no change waits to be read.
@@ -112,7 +131,7 @@ impl Process {
     /// The second known gap: what moved in while a replacing mremap of another thread was to be reported, perhaps to where that one's
     /// memory was, goes away before it is reported. So it is left alone until then.
     fn is_own(&self, start: u64, len: u64, thread: usize) -> bool {
-        let late = self.is_amid_move();
+        let late = self.is_report_due();
         let is_own = |block: &Block| block.owner == thread && !(late && block.fresh);
         (start..start + len).all(|n| self.blocks.get(&n).is_some_and(is_own))
     }
@@ -157,7 +176,7 @@ impl Process {
             .filter(|to| to + len + grow <= from || from + len <= *to)
             .collect();
         let Some(&to) = places.get((nth % places.len().max(1) as u64) as usize) else { return };
-        let late = self.is_amid_move();
+        let late = self.is_report_due();
         let mut steps = Vec::new();
         let target = to..to + len + grow;
         if self.blocks.range(target.clone()).next().is_some() {
@@ -179,30 +198,48 @@ impl Process {
         self.call(thread, steps);
     }
 
-    /// Whether a thread has moved memory by a call whose first event, but not the one that tells of the move, was queued: mremap over
-    /// mapped memory. A child forked right then has that memory in its new place, and the move is reported too late for it; but
-    /// no sound program's child uses memory that another thread is just moving.
-    pub(super) fn is_amid_move(&self) -> bool {
+    /// Whether a thread has changed a mapping and has still to queue the first event of that, or the one that tells of a move (mremap
+    /// over mapped memory queues an UNMAP first). A child forked right then has the change, and it is reported too late for it; but
+    /// no sound program's child uses memory that another thread is just changing.
+    pub(super) fn is_report_due(&self) -> bool {
         let is_move = |step: &Step| matches!(step, Step::Report(Event::Remap { .. }));
-        self.calls.iter().any(|call| call.iter().skip(1).any(is_move))
-            || (0..THREADS).any(|t| !self.queued[t] && self.calls[t].front().is_some_and(is_move))
+        let is_late = |thread: usize| {
+            let mut steps = self.calls[thread].iter();
+            let first = steps.next().filter(|_| !self.queued[thread]);
+            first.is_some_and(|step| self.late || is_move(step)) || steps.any(is_move)
+        };
+        (0..THREADS).any(is_late)
     }
 
     /// The child; `number` is what the event will call it. A range that another thread is about to make empty may be empty in the
     /// child or not, as nothing orders the two: it is, as its event comes first.
     pub(super) fn fork(&mut self, thread: usize, number: usize) -> Self {
-        let mut child = Self { unborn: true, queued: Default::default(), queue: VecDeque::new(), ..self.clone() };
+        let mut child = Self {
+            only: Some(thread),
+            unborn: true,
+            queued: Default::default(),
+            queue: VecDeque::new(),
+            ..self.clone()
+        };
         for call in &mut child.calls {
             call.retain(|step| matches!(step, Step::Zap { .. }));
         }
         (0..THREADS).for_each(|thread| child.go_on(thread));
+        if self.late {
+            // What other threads were just doing may be reported on the wrong side of the fork. Only this thread lives on in the child.
+            for block in child.blocks.values_mut().filter(|block| block.owner != thread) {
+                (block.owner, block.present) = (NOBODY, true);
+            }
+        }
         self.call(thread, [Step::Report(Event::Fork { child: number })]);
         child
     }
 
     fn call(&mut self, thread: usize, steps: impl IntoIterator<Item = Step>) {
         self.calls[thread].extend(steps);
-        self.go_on(thread);
+        if !self.late {
+            self.go_on(thread);
+        }
     }
 
     /// Lets a thread go on until it waits for an event to be read, or is idle.

@@ -19,9 +19,9 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(scale: u64, growing: bool, zeros: u64) -> Self {
+    fn new(scale: u64, growing: bool, late: bool, zeros: u64) -> Self {
         let stored = |n: u64| n % 7 != zeros;
-        let process = Process::new(growing, stored);
+        let process = Process::new(growing, late, stored);
         let blocks = |stored: bool| {
             let blocks = process.blocks.iter().filter(move |(_, b)| !stored || b.content.is_some());
             blocks.map(move |(n, _)| range(n * scale, scale)).collect::<Vec<_>>()
@@ -47,6 +47,7 @@ impl Agent {
             }
         }
         self.spaces[process] = Some(space);
+        self.quiet(process);
         true
     }
 
@@ -123,7 +124,7 @@ impl Agent {
     /// A child may be thought to have memory that it has not: an UNMAP that two threads of its parent had outstanding, for the same
     /// range, before it was forked and after. The kernel says so when it is copied to (ENOENT).
     fn drop_unmapped(&mut self, process: usize) {
-        let unmapped: Vec<_> = (0..BLOCKS).filter(|block| !self.kernel[process].blocks.contains_key(block)).collect();
+        let unmapped: Vec<_> = (0..BLOCKS).filter(|block| !self.kernel[process].is_used(*block)).collect();
         let ranges: Vec<_> = unmapped.into_iter().map(|block| self.blocks(block, 1)).collect();
         if let Some(space) = self.quiet(process).filter(|_| process > 0) {
             ranges.into_iter().for_each(|range| space.installed(range));
@@ -132,7 +133,7 @@ impl Agent {
 
     /// All events read: the address space is what the kernel has.
     fn check(&mut self, process: usize) {
-        while (0..THREADS).any(|thread| !self.kernel[process].is_idle(thread)) && !self.kernel[process].unborn {
+        while self.kernel[process].is_busy() {
             self.read_event(process);
             (0..THREADS).for_each(|thread| self.kernel[process].go_on(thread));
         }
@@ -180,14 +181,14 @@ impl Agent {
             (20..25, Some(own)) => kernel.remap(thread, own, c, b / 4 % 3 / 2, b / 16 % 4 == 0, false),
             // MREMAP_DONTUNMAP differs from a move only in an event that does not come, so it is known once all is quiet. That
             // other threads go on unmapping just there before is left out.
-            (25, Some(own)) if kernel.is_quiet() => {
-                kernel.remap(thread, own, c, 0, b / 16 % 4 == 0, true);
+            (25, Some(own)) if kernel.growing && kernel.is_quiet() => {
+                kernel.remap(thread, own, c, 0, false, true);
                 self.check(process);
             }
             (26, Some((start, len))) => kernel.grow(thread, start, len),
             (27..29, Some((start, len))) => kernel.unmap(thread, start, len),
             (29, Some((start, len))) => kernel.remove(thread, start, len),
-            (30, _) if count < PROCESSES && kernel.is_idle(thread) && !kernel.is_amid_move() => {
+            (30, _) if count < PROCESSES && kernel.is_idle(thread) && (kernel.late || !kernel.is_report_due()) => {
                 let child = kernel.fork(thread, count);
                 self.kernel.push(child);
                 self.spaces.push(None);
@@ -212,10 +213,11 @@ proptest! {
     fn every_page_gets_what_belongs_there(
         scale in 0..SCALES.len(),
         growing: bool,
+        late: bool,
         zeros in 0u64..9,
         steps in prop::collection::vec(any::<[u8; 6]>(), 0..250),
     ) {
-        let mut agent = Agent::new(SCALES[scale], growing, zeros);
+        let mut agent = Agent::new(SCALES[scale], growing, late, zeros);
         for step in steps {
             agent.step(step);
         }
