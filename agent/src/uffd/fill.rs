@@ -24,8 +24,8 @@ pub enum Stop {
     Gone,
     /// A page is there already. A thread may still wait for it, from before: UFFDIO_WAKE.
     Exists,
-    /// Not inside one registered mapping: unmapped meanwhile, not registered yet, or across a border between two mappings
-    /// (then page by page works).
+    /// Not inside one registered mapping, though no event is outstanding: unmapped and reported, not registered yet, or across a border
+    /// between two mappings (then page by page works).
     NotRegistered,
     /// Anything else: a bug, or a kernel that is not like others.
     Failed(Errno),
@@ -50,7 +50,7 @@ impl Uffd {
     /// page is not copied.
     pub fn copy(&self, dst: PageAddr, bytes: &[u8]) -> Filled {
         let pages = bytes.len() as u64 / PAGE_SIZE;
-        fill(pages, |done| {
+        self.fill(pages, |done| {
             let rest = &bytes[(done * PAGE_SIZE) as usize..(pages * PAGE_SIZE) as usize];
             let dst = (dst.get() + done * PAGE_SIZE) as *mut c_void;
             // SAFETY: the kernel reads `rest`, which is borrowed. It writes only to pages that do not exist yet, in memory registered
@@ -68,11 +68,27 @@ impl Uffd {
 
     /// Maps zero pages wherever in `range` none is yet, and wakes who waits for them.
     pub fn zero(&self, range: PageRange) -> Filled {
-        fill(range.pages(), |done| {
+        self.fill(range.pages(), |done| {
             let range =
                 ioctl::Range { start: range.start().get() + done * PAGE_SIZE, len: (range.pages() - done) * PAGE_SIZE };
             ioctl::zero(&self.inner, range).map(|bytes| bytes / PAGE_SIZE).map_err(Stop::from_errno)
         })
+    }
+
+    /// Repeats `step` (given the pages done; returns how many more are) until all are done or it says why not. The kernel does
+    /// not say why a fill stopped half-way; the next attempt, from there on, does.
+    fn fill(&self, pages: u64, step: impl Fn(u64) -> Result<u64, Stop>) -> Filled {
+        let mut done = 0;
+        while done < pages {
+            match step(done) {
+                Ok(more) => done += more,
+                // The kernel looks for unread events first and for the mapping then: in between it may have been moved away (seen:
+                // pages given up as unmapped that were just moved, and zeros in their place).
+                Err(Stop::NotRegistered) if !self.is_quiet() => return Filled { pages: done, stop: Some(Stop::Again) },
+                Err(stop) => return Filled { pages: done, stop: Some(stop) },
+            }
+        }
+        Filled { pages, stop: None }
     }
 
     /// Lets threads that wait for a page of `range` look again. They fault anew if it is still missing.
@@ -87,19 +103,6 @@ impl Uffd {
         let (start, len) = (range.start().get() as *mut c_void, range.bytes() as usize);
         self.inner.unregister(start, len).map_err(|error| system("UFFDIO_UNREGISTER", &error))
     }
-}
-
-/// Repeats `step` (given the pages done; returns how many more are) until all are done or it says why not. The kernel does
-/// not say why a fill stopped half-way; the next attempt, from there on, does.
-fn fill(pages: u64, step: impl Fn(u64) -> Result<u64, Stop>) -> Filled {
-    let mut done = 0;
-    while done < pages {
-        match step(done) {
-            Ok(more) => done += more,
-            Err(stop) => return Filled { pages: done, stop: Some(stop) },
-        }
-    }
-    Filled { pages, stop: None }
 }
 
 fn system(call: &'static str, error: &userfaultfd::Error) -> Error {
