@@ -1,0 +1,141 @@
+//! Objects of a page store, replaced by whatever the fuzzer likes, with names and digests that agree: opening it, asking for runs,
+//! reading every frame and unpacking the slim dump must end in an answer or an error.
+//!
+//! Input: `kind: u8`, then the object: 0 the manifest, 1 a part of the index, 2 its columns before compression (after the numbers of runs
+//! and tasks, `u32` each), 3 a pack, 4 the slim dump, 5 the same before compression.
+
+#![no_main]
+
+use criu_images::{
+    Checkpoint, ImageDir, ImageSource, PageAddr, PageRange, Pid,
+    testing::{Dump, Pages, Task},
+};
+use futures::StreamExt;
+use libfuzzer_sys::fuzz_target;
+use page_store::{
+    Backend, ByteStream, Error, FrameNumber, MANIFEST_NAME, Manifest, ObjectRef, Result, Store,
+    index::HEADER_LEN,
+    write::{LocalSink, Options, split},
+};
+use std::{
+    collections::HashMap,
+    fs,
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
+
+type Objects = HashMap<String, Vec<u8>>;
+
+/// A small store and its manifest.
+static BASE: LazyLock<(Objects, Manifest)> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (dump, store) = (dir.path().join("dump"), dir.path().join("store"));
+    let task = |pid| Task::new(pid).anonymous(0x10_0000, 40).pages(Pages::here(0x10_0000, 20));
+    let second = Task { ppid: 1, ..task(2) };
+    Dump::new().task(task(1)).task(second).write(&dump).expect("written");
+    let checkpoint = Checkpoint::open(Arc::new(ImageDir::open(&dump).expect("a folder"))).expect("a checkpoint");
+    let sink = LocalSink::create(&store, false).expect("a folder");
+    let manifest = split(&checkpoint, &sink, &Options::default(), &()).expect("split");
+    let mut objects = Objects::new();
+    let named = manifest.index.iter().map(|p| &p.object).chain(manifest.packs.iter().map(|p| &p.object));
+    for object in named.chain([&manifest.slim.object]) {
+        objects.insert(object.object.clone(), fs::read(store.join(&object.object)).expect("an object"));
+    }
+    objects.insert(MANIFEST_NAME.into(), manifest.to_json().expect("a manifest"));
+    (objects, manifest)
+});
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime"));
+
+#[derive(Debug)]
+struct Memory(Objects);
+
+#[async_trait::async_trait]
+impl Backend for Memory {
+    fn describe(&self, object: &str) -> String {
+        object.into()
+    }
+    async fn get(&self, object: &str, limit: u64) -> Result<bytes::Bytes> {
+        match self.0.get(object) {
+            Some(bytes) if bytes.len() as u64 <= limit => Ok(bytes.clone().into()),
+            _ => Err(Error::NotFound { object: object.into() }),
+        }
+    }
+    async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream> {
+        let bytes = self.0.get(object).and_then(|b| b.get(range.start as usize..usize::try_from(range.end).ok()?));
+        let bytes = bytes.ok_or_else(|| Error::NotFound { object: object.into() })?;
+        Ok(futures::stream::iter([Ok(bytes.to_vec().into())]).boxed())
+    }
+    fn fresh(&self) -> Arc<dyn Backend> {
+        Arc::new(Self(self.0.clone()))
+    }
+}
+
+/// Puts `bytes` in the place of an object, with the name that it then has.
+fn replace(objects: &mut Objects, object: &mut ObjectRef, bytes: Vec<u8>) {
+    let extension = object.object.split_once('.').map_or("", |(_, extension)| extension).to_owned();
+    let folder = object.object.split('/').next().unwrap_or("").to_owned();
+    object.blake3 = blake3::hash(&bytes).to_hex().to_string();
+    object.size = bytes.len() as u64;
+    object.object = format!("{folder}/{}.{extension}", object.blake3);
+    objects.insert(object.object.clone(), bytes);
+}
+
+fn read_all(objects: Objects) -> Result<()> {
+    RUNTIME.block_on(async {
+        let store = Store::from_backend(Arc::new(Memory(objects))).await?;
+        let everything = PageRange::from_bytes(0, PageAddr::LIMIT).expect("a range");
+        for task in store.manifest().tasks.iter().take(10) {
+            let Some(pid) = Pid::new(task.pid) else { panic!("a pid that is none") };
+            let mut end = 0;
+            for run in store.runs(pid, everything).await.unwrap_or_default() {
+                assert!(run.range.start().get() >= end, "runs overlap");
+                end = run.range.end();
+            }
+        }
+        let frames = store.frame_count().min(100);
+        let _ = store.stream_frames(FrameNumber(0)..FrameNumber(frames)).count().await;
+        let slim = store.slim().await?;
+        for name in slim.names()? {
+            slim.read(&name)?;
+        }
+        let parent = slim.parent()?;
+        assert!(parent.is_none_or(|p| p.names().is_ok()));
+        // In memory: the unpacked folder is checked by the tests of the crate.
+        let _ = Checkpoint::open(Arc::new(slim));
+        Ok(())
+    })
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, bytes)) = input.split_first() else { return };
+    let (mut objects, mut manifest) = BASE.clone();
+    let compress = |plain: &[u8]| zstd::bulk::compress(plain, 1).expect("compressed");
+    match kind {
+        0 => {
+            objects.insert(MANIFEST_NAME.into(), bytes.to_vec());
+            let _ = read_all(objects);
+            return;
+        }
+        1 => replace(&mut objects, &mut manifest.index[0].object, bytes.to_vec()),
+        2 if bytes.len() >= 8 => {
+            // The rest of the header as it was, or nothing would get past it.
+            let mut part = objects[&manifest.index[0].object.object][..HEADER_LEN].to_vec();
+            let (counts, columns) = bytes.split_at(8);
+            part[28..36].copy_from_slice(counts);
+            part[36..].copy_from_slice(&(columns.len() as u32).to_le_bytes());
+            part.extend(compress(columns));
+            replace(&mut objects, &mut manifest.index[0].object, part);
+        }
+        3 => replace(&mut objects, &mut manifest.packs[0].object, bytes.to_vec()),
+        4 => replace(&mut objects, &mut manifest.slim.object, bytes.to_vec()),
+        5 => replace(&mut objects, &mut manifest.slim.object, compress(bytes)),
+        _ => return,
+    }
+    // What the fuzzer made may be another length than the manifest says of packs; the reader then ends early.
+    manifest.totals.pack_bytes = manifest.packs.iter().map(|p| p.object.size).sum();
+    let Ok(json) = manifest.to_json() else { return };
+    objects.insert(MANIFEST_NAME.into(), json);
+    let _ = read_all(objects);
+});
