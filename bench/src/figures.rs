@@ -79,7 +79,7 @@ impl Figure {
     /// Medians side by side.
     pub(crate) fn beside(name: String, unit: &str, ours: Samples, theirs: Samples) -> Self {
         let (our, their) = (ours.median(), theirs.median());
-        let measured = format!("{our:.2} {unit}; CRIU {their:.2} {unit} ({:.2}×)", our / their);
+        let measured = format!("{our:.0} {unit}; CRIU {their:.0} {unit} ({:.2}×)", our / their);
         Self { name, asked: "beside CRIU's own".into(), measured, verdict: Verdict::Shown, samples: vec![ours, theirs] }
     }
 

@@ -133,8 +133,8 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
              page server has also loaded the pages into its pipes by then. From that moment a client asks every\n\
              millisecond until it is answered, then goes on with 49 more requests, one after another, each for another\n\
              item. The program is whole when its pager has ended by itself (full dump: when `criu restore` has). In the\n\
-             first run of each method all of the program's state is compared with what it was. `×` is the ratio to the\n\
-             median of CRIU's own lazy-pages. CRIU sends every lazy page uncompressed.",
+             first run of each method by which it gets whole, all of its state is compared with what it was. `×` is the\n\
+             ratio to the median of CRIU's own lazy-pages. CRIU sends every lazy page uncompressed.",
             &["program", "method", "first reply", "50 replies", "whole", "from the store", "faults"],
         ),
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use pageferry_tests::{Cell, CriuPager, Host, Pager, Workdir, agent_restore, criu_restore, split as make_split, tools};
 
 use crate::{
-    client::{self, Timed},
+    client::{self, Replies},
     figures::Figure,
     json::Summary,
     report::Outcome,
@@ -20,6 +20,8 @@ use crate::{
 enum Method {
     /// `pageferry-agent lazy-pages` in the place of `criu lazy-pages`.
     LazyPages,
+    /// The same, but only what is touched is fetched (`--complete never`).
+    Faults,
     /// `pageferry-agent restore URL`, which has nothing but the address.
     Restore,
     /// `criu lazy-pages` and `criu page-server`.
@@ -28,12 +30,13 @@ enum Method {
     Full,
 }
 
-const METHODS: [Method; 4] = [Method::LazyPages, Method::Restore, Method::Criu, Method::Full];
+const METHODS: [Method; 5] = [Method::LazyPages, Method::Faults, Method::Restore, Method::Criu, Method::Full];
 
 impl Method {
     fn name(self) -> &'static str {
         match self {
             Self::LazyPages => "agent lazy-pages",
+            Self::Faults => "the same, faults only",
             Self::Restore => "agent restore URL",
             Self::Criu => "CRIU lazy-pages",
             Self::Full => "CRIU, full dump here",
@@ -41,7 +44,7 @@ impl Method {
     }
 }
 
-/// All runs of one method.
+/// All runs of one method. Times are in milliseconds.
 #[derive(Default)]
 struct Times {
     first: Samples,
@@ -50,6 +53,15 @@ struct Times {
     /// Megabytes from the store.
     wire: Samples,
     faults: Samples,
+}
+
+/// One restore.
+struct Restored {
+    replies: Replies,
+    /// Seconds; where the program gets whole.
+    whole: Option<f64>,
+    /// Where the agent did it.
+    summary: Option<Summary>,
 }
 
 /// Restores a program by each method in turn, in another order each time.
@@ -71,21 +83,22 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
             let folder = scene.work.folder(&format!("restore-{run}-{which}"))?;
             bench.quiet.wait()?;
             let restored = restore(scene, method, &host, &plain.slim, &folder, run == 0);
-            let Timed { result, replies, whole } = restored.with_context(|| method.name())?;
+            let Restored { replies, whole, summary } = restored.with_context(|| method.name())?;
             let times = &mut times[which];
-            times.first.push(replies.first);
-            times.fifty.push(replies.fifty);
-            times.whole.push(whole);
-            if let Some(summary) = result {
+            times.first.push(replies.first * 1e3);
+            times.fifty.push(replies.fifty * 1e3);
+            whole.into_iter().for_each(|whole| times.whole.push(whole * 1e3));
+            if let Some(summary) = summary {
                 times.wire.push(summary.wire_bytes as f64 / 1e6);
                 times.faults.push(summary.faults as f64);
             }
             scene.say(&format!(
-                "restore {}, {}: first reply {:.3} s, 50 replies {:.3} s, whole {whole:.3} s",
+                "restore {}, {}: first reply {:.3} s, 50 replies {:.3} s, whole {}",
                 run + 1,
                 method.name(),
                 replies.first,
-                replies.fifty
+                replies.fifty,
+                whole.map_or("-".to_owned(), |whole| format!("{whole:.3} s"))
             ));
             fs::remove_dir_all(&folder)?;
         }
@@ -101,7 +114,7 @@ fn restore(
     plain_slim: &Path,
     folder: &Path,
     check: bool,
-) -> Result<Timed<Option<Summary>>> {
+) -> Result<Restored> {
     let program = scene.checkpoint.program();
     let slim = &scene.split()?.slim;
     let cell = Cell::new()?;
@@ -114,6 +127,7 @@ fn restore(
                 Ok(Some(pager.finish()?))
             })?
         }
+        Method::Faults => return faults_only(scene, host, folder, cell),
         Method::Restore => client::during(&cell, program, || {
             let output = agent_restore(&cell, &host.url(), &folder.join("images"), &["--json"], &[])?;
             Ok(Some(tools::text(&output.stdout)))
@@ -135,7 +149,19 @@ fn restore(
         scene.checkpoint.check(&cell)?;
     }
     let summary = timed.result.as_deref().map(Summary::find).transpose()?;
-    Ok(Timed { result: summary, replies: timed.replies, whole: timed.whole })
+    Ok(Restored { replies: timed.replies, whole: Some(timed.whole), summary })
+}
+
+/// The program never gets whole: it ends, and the agent with it.
+fn faults_only(scene: &Scene, host: &Host, folder: &Path, cell: Cell) -> Result<Restored> {
+    let slim = &scene.split()?.slim;
+    let mut pager = Pager::start(&host.url(), slim, folder, &["--json", "--complete", "never"])?;
+    let restore = || criu_restore(&cell, slim, folder, &["--lazy-pages"]);
+    let timed = client::during(&cell, scene.checkpoint.program(), restore)?;
+    cell.end();
+    pager.wait()?;
+    let summary = Summary::find(&pager.daemon().log())?;
+    Ok(Restored { replies: timed.replies, whole: None, summary: Some(summary) })
 }
 
 fn outcome(name: &str, times: &[Times; METHODS.len()]) -> Outcome {
@@ -144,9 +170,11 @@ fn outcome(name: &str, times: &[Times; METHODS.len()]) -> Outcome {
     let Some(criu) = of(Method::Criu) else { return outcome };
     for (method, times) in METHODS.into_iter().zip(times) {
         let cell = |ours: &Samples, theirs: &Samples| {
-            let ratio = ours.median() / theirs.median();
-            let ratio = if method == Method::Criu { String::new() } else { format!(", {ratio:.2}×") };
-            ours.with_spread("s", 2) + &ratio
+            let times = ours.with_spread("ms", 0);
+            match ours.runs() == 0 || method == Method::Criu {
+                true => times,
+                false => format!("{times}, {:.2}×", ours.median() / theirs.median()),
+            }
         };
         outcome.rows.push(vec![
             name.to_owned(),
@@ -159,7 +187,7 @@ fn outcome(name: &str, times: &[Times; METHODS.len()]) -> Outcome {
         ]);
         if matches!(method, Method::LazyPages | Method::Restore) {
             let beside = |what: &str, ours: &Samples, theirs: &Samples| {
-                Figure::beside(format!("{name}, {}: {what}", method.name()), "s", ours.clone(), theirs.clone())
+                Figure::beside(format!("{name}, {}: {what}", method.name()), "ms", ours.clone(), theirs.clone())
             };
             outcome.figures.push(beside("first reply", &times.first, &criu.first));
             outcome.figures.push(beside("whole", &times.whole, &criu.whole));
