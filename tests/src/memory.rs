@@ -38,7 +38,7 @@ pub fn compare_memory(dir: &Path, cell: &Cell) -> Result<u64> {
                     let bytes = (page * PAGE_SIZE) as usize..((page + 1) * PAGE_SIZE) as usize;
                     match difference(&dumped[bytes.clone()], &held[bytes]) {
                         Difference::None => {}
-                        Difference::Rseq => rseqs += 1,
+                        Difference::Rseq | Difference::TimeLeft => rseqs += 1,
                         Difference::At(byte) => {
                             bail!(
                                 "task {pid} has other bytes than the dump from {:#x} on",
@@ -59,6 +59,8 @@ enum Difference {
     None,
     /// Within what may be a thread's `struct rseq`.
     Rseq,
+    /// The `struct timeval` of a select(2) that was interrupted: the kernel wrote back how much time was left.
+    TimeLeft,
     /// From this byte of the page on.
     At(u64),
 }
@@ -68,7 +70,23 @@ fn difference(dumped: &[u8], held: &[u8]) -> Difference {
     match ((0..dumped.len()).find(differs), (0..dumped.len()).rfind(differs)) {
         (None, _) | (_, None) => Difference::None,
         (Some(first), Some(last)) if first / RSEQ_SIZE == last / RSEQ_SIZE => Difference::Rseq,
+        (Some(first), Some(last)) if is_time_left(dumped, held, first, last) => Difference::TimeLeft,
         (Some(first), _) => Difference::At(first as u64),
+    }
+}
+
+/// A restored task goes on with the system call that it was dumped in. Where that is select(2), as in gunicorn's arbiter, the stop that
+/// follows interrupts it, and what was one second in the dump is a little less in memory (fs/select.c, `poll_select_finish`).
+fn is_time_left(dumped: &[u8], held: &[u8], first: usize, last: usize) -> bool {
+    let at = first / 8 * 8;
+    let microseconds = |bytes: &[u8]| {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let (seconds, rest) = (number(at)?, number(at + 8)?);
+        (seconds < 3600 && rest < 1_000_000).then_some(seconds * 1_000_000 + rest)
+    };
+    match (microseconds(dumped), microseconds(held)) {
+        (Some(then), Some(now)) => last < at + 16 && now < then,
+        _ => false,
     }
 }
 
