@@ -82,7 +82,7 @@ fn is_time_left(dumped: &[u8], held: &[u8], first: usize, last: usize) -> bool {
     let microseconds = |bytes: &[u8]| {
         let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let (seconds, rest) = (number(at)?, number(at + 8)?);
-        (seconds < 3600 && rest < 1_000_000).then_some(seconds * 1_000_000 + rest)
+        (seconds < 3600 && rest < 1_000_000).then(|| seconds * 1_000_000 + rest)
     };
     match (microseconds(dumped), microseconds(held)) {
         (Some(then), Some(now)) => last < at + 16 && now < then,
