@@ -10,6 +10,7 @@ use nix::{
     sys::{
         signal::{Signal, killpg},
         socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::Pid,
 };
@@ -33,10 +34,23 @@ struct Task {
     socket: UnixStream,
 }
 
+impl Task {
+    /// How it ended, if it has. It is not reaped yet, so that its number stays its own.
+    fn ended(&self) -> Result<Option<WaitStatus>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(self.pid()), flags).context("waiting for a task")?;
+        Ok(Some(status).filter(|status| *status != WaitStatus::StillAlive))
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id() as i32)
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
-        // Whatever it forked is in its process group. Not reaped yet, so the number is still its own.
-        let _ = killpg(Pid::from_raw(self.process.id() as i32), Signal::SIGKILL);
+        // Whatever it forked is in its process group.
+        let _ = killpg(self.pid(), Signal::SIGKILL);
         let _ = self.process.wait();
     }
 }
@@ -93,7 +107,7 @@ impl Restored {
         let mut done = Done::default();
         for (number, task) in self.tasks.iter_mut().enumerate() {
             let status = loop {
-                if let Some(status) = task.process.try_wait()? {
+                if let Some(status) = task.ended()? {
                     break status;
                 }
                 if start.elapsed() > patience {
@@ -101,7 +115,7 @@ impl Restored {
                 }
                 std::thread::sleep(Duration::from_millis(5));
             };
-            ensure!(status.success(), "task {number} ended with {status}");
+            ensure!(matches!(status, WaitStatus::Exited(_, 0)), "task {number} ended with {status:?}");
             let mut words = String::new();
             task.socket.read_to_string(&mut words)?;
             // One that just exits in the middle does not say what it did.
