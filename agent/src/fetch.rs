@@ -4,7 +4,7 @@
 //! never waits behind a transfer. Nothing here gives up: what cannot be had now is tried again until it can, and the
 //! log and the progress line say so. Only verified frames come out ([`page_store::Frame`]).
 
-use crate::{placement::Placement, status::Status};
+use crate::{link::Link, placement::Placement, status::Status};
 use anyhow::{Context, Result};
 use criu_images::{PageRange, Pid};
 use futures::StreamExt;
@@ -15,7 +15,7 @@ use std::{
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -26,13 +26,15 @@ use tokio::{
 const BACKGROUND_QUEUE: usize = 64;
 /// One attempt at a frame may take this long; then the request is made anew. A frame is at most 64 KiB.
 const ATTEMPT: Duration = Duration::from_secs(30);
+/// Threads that decode the background transfer leave processors to the restored processes and to their faults.
+const BACKGROUND_NICE: i32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the engine asked for and now has.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    /// A frame that a fault waits for.
+    /// A frame that a fault waits for, or that follows one.
     Demanded(Frame),
     /// A frame of a background extent.
     Transferred(Frame),
@@ -48,6 +50,7 @@ pub(crate) enum Arrival {
 pub(crate) struct Fetcher {
     demand: Lane,
     background: Lane,
+    link: Arc<Link>,
     status: Arc<Status>,
     wake: Arc<EventFd>,
     urgent: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
@@ -61,10 +64,14 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(name: &str, threads: usize, store: &Store) -> Result<Self> {
+    fn new(name: &str, threads: usize, nice: i32, store: &Store) -> Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name(name)
+            .on_thread_start(move || {
+                // Linux gives each thread a priority of its own (setpriority(2), "C library/kernel differences"). One that cannot be set does no harm.
+                let _ = rustix::process::setpriority_process(None, nice);
+            })
             .enable_all()
             .build()
             .context("starting threads for the transfer")?;
@@ -88,8 +95,10 @@ impl Fetcher {
     /// Starts the threads; `cores` of them decode the background transfer.
     pub(crate) fn start(store: &Store, status: Arc<Status>, cores: usize) -> Result<Self> {
         Ok(Self {
-            demand: Lane::new("demand", 1, store)?,
-            background: Lane::new("transfer", cores, store)?,
+            // A second thread: a frame that is being decoded does not keep another fault's answer waiting.
+            demand: Lane::new("demand", 2, 0, store)?,
+            background: Lane::new("transfer", cores, BACKGROUND_NICE, store)?,
+            link: Arc::default(),
             status,
             wake: Arc::new(
                 EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("making an eventfd")?,
@@ -99,17 +108,17 @@ impl Fetcher {
         })
     }
 
-    /// Fetches a frame before anything else.
-    pub(crate) fn demand(&self, frame: FrameNumber) {
-        let (store, status, out, wake) =
-            (self.demand.store.clone(), self.status.clone(), self.urgent.0.clone(), self.wake.clone());
-        self.demand.handle().spawn(async move {
-            let frame = until_it_works(&status, || async {
-                tokio::time::timeout(ATTEMPT, store.read_frame(frame)).await.unwrap_or_else(|_| Err(too_slow(frame)))
-            })
-            .await;
-            deliver(&out, &wake, Arrival::Demanded(frame));
-        });
+    /// Fetches a frame before anything else, and neighbours that follow it. Each is handed over as soon as it is verified.
+    pub(crate) fn demand(&self, frames: Range<FrameNumber>) {
+        let extent =
+            Extent { store: self.demand.store.clone(), frames, status: self.status.clone(), wake: self.wake.clone() };
+        let (out, link) = (self.urgent.0.clone(), self.link.clone());
+        self.demand.handle().spawn(extent.run(Outlet::Urgent(out, link)));
+    }
+
+    /// What was measured on demand requests.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Loads the part of the index that says where `range` of task `pid` is.
@@ -134,29 +143,14 @@ impl Fetcher {
 
     /// Streams neighbouring frames, each handed over as soon as it is verified.
     pub(crate) fn extent(&self, frames: Range<FrameNumber>) {
-        let (store, status, out, wake) =
-            (self.background.store.clone(), self.status.clone(), self.transfer.0.clone(), self.wake.clone());
-        self.background.handle().spawn(async move {
-            let mut next = frames.start;
-            let mut pauses = Pauses::default();
-            while next < frames.end {
-                let mut stream = store.stream_frames(next..frames.end);
-                while let Some(answer) = stream.next().await {
-                    match answer {
-                        Ok(frame) => {
-                            pauses.worked(&status);
-                            next = FrameNumber(frame.number().0 + 1);
-                            deliver_in_turn(&out, &wake, Arrival::Transferred(frame)).await;
-                        }
-                        Err(error) => {
-                            pauses.failed(&status, &error.into()).await;
-                            break;
-                        }
-                    }
-                }
-            }
-            deliver_in_turn(&out, &wake, Arrival::ExtentDone).await;
-        });
+        let extent = Extent {
+            store: self.background.store.clone(),
+            frames,
+            status: self.status.clone(),
+            wake: self.wake.clone(),
+        };
+        let outlet = Outlet::InTurn(self.transfer.0.clone());
+        self.background.handle().spawn(extent.run(outlet));
     }
 
     /// What faults wait for.
@@ -183,6 +177,92 @@ impl Fetcher {
     /// Lets another thread end the engine's sleep.
     pub(crate) fn waker(&self) -> Arc<EventFd> {
         self.wake.clone()
+    }
+}
+
+/// Neighbouring frames to be fetched, however long it takes.
+struct Extent {
+    store: Store,
+    frames: Range<FrameNumber>,
+    status: Arc<Status>,
+    wake: Arc<EventFd>,
+}
+
+/// Where an extent's frames go.
+enum Outlet {
+    /// To the engine at once; what was measured, to the link.
+    Urgent(mpsc::UnboundedSender<Arrival>, Arc<Link>),
+    /// To the engine when it has room.
+    InTurn(mpsc::Sender<Arrival>),
+}
+
+impl Extent {
+    async fn run(self, outlet: Outlet) {
+        let Range { start: mut next, end } = self.frames;
+        let mut pauses = Pauses::default();
+        while next < end {
+            let mut timer = Timer::default();
+            let mut stream = self.store.stream_frames(next..end);
+            loop {
+                let answer = tokio::time::timeout(ATTEMPT, stream.next()).await;
+                match answer.unwrap_or_else(|_| Some(Err(too_slow(next)))) {
+                    Some(Ok(frame)) => {
+                        pauses.worked(&self.status);
+                        next = FrameNumber(frame.number().0 + 1);
+                        timer.frame();
+                        match &outlet {
+                            Outlet::Urgent(out, _) => deliver(out, &self.wake, Arrival::Demanded(frame)),
+                            Outlet::InTurn(out) => deliver_in_turn(out, &self.wake, Arrival::Transferred(frame)).await,
+                        }
+                        // Bytes that are there already must not keep another extent's first frame waiting.
+                        tokio::task::yield_now().await;
+                    }
+                    Some(Err(error)) => {
+                        pauses.failed(&self.status, &error.into()).await;
+                        break;
+                    }
+                    None => break,
+                }
+            }
+            if let Outlet::Urgent(_, link) = &outlet {
+                timer.report(link);
+            }
+        }
+        if let Outlet::InTurn(out) = &outlet {
+            deliver_in_turn(out, &self.wake, Arrival::ExtentDone).await;
+        }
+    }
+}
+
+/// When the frames of one answer came.
+struct Timer {
+    asked: Instant,
+    first: Option<Instant>,
+    last: Instant,
+    more: u32,
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { asked: now, first: None, last: now, more: 0 }
+    }
+}
+
+impl Timer {
+    fn frame(&mut self) {
+        self.last = Instant::now();
+        match self.first {
+            None => self.first = Some(self.last),
+            Some(_) => self.more += 1,
+        }
+    }
+
+    fn report(&self, link: &Link) {
+        if let Some(first) = self.first {
+            link.answered(first - self.asked);
+            link.followed(self.more, self.last - first);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod fetch;
 mod ids;
 mod images;
 pub mod lazy_pages;
+mod link;
 mod placement;
 mod progress;
 pub mod restore;

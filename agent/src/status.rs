@@ -21,6 +21,8 @@ pub struct Status {
     pub faults: AtomicU64,
     /// Pages installed because something faulted on them or on their frame.
     pub pages_by_fault: AtomicU64,
+    /// Pages installed because they follow one that something faulted on.
+    pub pages_read_ahead: AtomicU64,
     /// Pages installed by the background transfer.
     pub pages_by_transfer: AtomicU64,
     /// Pages answered with zeros, or left to the kernel because they are zeros.
@@ -81,6 +83,7 @@ impl Status {
             expected: 0.into(),
             faults: 0.into(),
             pages_by_fault: 0.into(),
+            pages_read_ahead: 0.into(),
             pages_by_transfer: 0.into(),
             pages_zero: 0.into(),
             pages_dropped: 0.into(),
@@ -119,6 +122,7 @@ impl Status {
             processes: self.processes.load(Relaxed),
             faults: self.faults.load(Relaxed),
             pages_by_fault: self.pages_by_fault.load(Relaxed),
+            pages_read_ahead: self.pages_read_ahead.load(Relaxed),
             pages_by_transfer: self.pages_by_transfer.load(Relaxed),
             pages_zero: self.pages_zero.load(Relaxed),
             pages_dropped: self.pages_dropped.load(Relaxed),
@@ -139,6 +143,7 @@ pub struct Summary {
     pub processes: u64,
     pub faults: u64,
     pub pages_by_fault: u64,
+    pub pages_read_ahead: u64,
     pub pages_by_transfer: u64,
     pub pages_zero: u64,
     pub pages_dropped: u64,
@@ -155,8 +160,13 @@ impl std::fmt::Display for Summary {
         let at = |moment: Option<f64>| moment.map_or("-".to_string(), |s| format!("{s:.3} s"));
         writeln!(
             f,
-            "pages   {} by fault, {} by transfer, {} zero, {} given up by the process, {} missing",
-            self.pages_by_fault, self.pages_by_transfer, self.pages_zero, self.pages_dropped, self.pages_missing
+            "pages   {} by fault, {} read ahead, {} by transfer, {} zero, {} given up by the process, {} missing",
+            self.pages_by_fault,
+            self.pages_read_ahead,
+            self.pages_by_transfer,
+            self.pages_zero,
+            self.pages_dropped,
+            self.pages_missing
         )?;
         writeln!(
             f,

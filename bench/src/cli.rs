@@ -20,7 +20,8 @@ pub(crate) struct Cli {
     /// Fewer runs, and nothing of 3 GB.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Only this measurement or this checkpoint: split, size, index, memory, restore; redis, node, gunicorn, java,
+    /// Only this measurement or this checkpoint: split, size, index, memory, restore, distance;
+    /// redis, node, gunicorn, java,
     /// redis-1gb, gunicorn-1gb, redis-3gb. Can be given several times.
     #[arg(long, value_name = "NAME", value_parser = known)]
     only: Vec<String>,
@@ -45,6 +46,8 @@ pub(crate) enum Measurement {
     Index,
     /// Times of restores, beside CRIU's own.
     Restore,
+    /// The same with a network in between.
+    Distance,
 }
 
 impl Cli {

@@ -83,6 +83,15 @@ impl Figure {
         Self { name, asked: "beside CRIU's own".into(), measured, verdict: Verdict::Shown, samples: vec![ours, theirs] }
     }
 
+    /// Their median must be at least `asked` times ours.
+    pub(crate) fn sooner(name: String, asked: f64, unit: &str, ours: Samples, theirs: Samples) -> Self {
+        let (our, their) = (ours.median(), theirs.median());
+        let measured = format!("{our:.0} {unit}; CRIU {their:.0} {unit}: {:.1}× sooner", their / our);
+        let held = their / our >= asked;
+        let asked = format!("{asked}× sooner than CRIU's own");
+        Self { name, asked, measured, verdict: verdict(held), samples: vec![ours, theirs] }
+    }
+
     /// Nothing was measured.
     pub(crate) fn failed(name: String, error: &anyhow::Error) -> Self {
         let measured = error.to_string().lines().next().unwrap_or_default().to_owned();
@@ -122,5 +131,7 @@ mod tests {
     fn nothing_measured_is_never_held() {
         assert!(Figure::at_least("rate".into(), 0.0, "MB/s", Samples::default()).verdict == Verdict::NotHeld);
         assert!(Figure::below("memory".into(), 1.0, "MiB", Samples::default()).verdict == Verdict::NotHeld);
+        let nothing = Figure::sooner("reply".into(), 0.0, "ms", Samples::default(), Samples::default());
+        assert!(nothing.verdict == Verdict::NotHeld);
     }
 }

@@ -1,9 +1,11 @@
-//! Restores on the loopback device, ours and CRIU's in turn.
+//! Restores on the loopback device and through a slower link, ours and CRIU's in turn.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use pageferry_tests::{Cell, CriuPager, Host, Pager, Workdir, agent_restore, criu_restore, split as make_split, tools};
+use pageferry_tests::{
+    Cell, CriuPager, Host, Pager, SlowLink, Speed, Workdir, agent_restore, criu_restore, split as make_split, tools,
+};
 
 use crate::{
     client::{self, Replies},
@@ -14,6 +16,14 @@ use crate::{
     split::read_all,
     stats::Samples,
 };
+
+/// A network between the store and the agent: two data centres of one region.
+pub(crate) const DISTANCE: Speed = Speed { round_trip: Duration::from_millis(10), rate: Some(1e9) };
+/// How much sooner than CRIU a program shall answer, and be whole, over [`DISTANCE`].
+const FIRST_SOONER: f64 = 5.0;
+const WHOLE_SOONER: f64 = 8.0;
+/// Runs over a distance: CRIU takes 20 s.
+const DISTANT_RUNS: usize = 3;
 
 /// A way to restore.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,8 +75,11 @@ struct Restored {
 }
 
 /// Restores a program by each method in turn, in another order each time.
-pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
+pub(crate) fn measure(bench: &Bench, scene: &Scene, speed: Option<Speed>) -> Result<Outcome> {
     let host = Host::server(&scene.work, &scene.split()?.store)?;
+    let link = speed.map(|speed| SlowLink::to(host.port(), speed)).transpose()?;
+    let url = link.as_ref().map_or_else(|| host.url(), |link| host.url_across(link));
+    let runs = speed.map_or_else(|| bench.runs(scene.subject), |_| DISTANT_RUNS);
     // CRIU's own daemon cannot read a dump with a tripwire.
     let plain = Workdir::at(&scene.work.path().join("plain"))?;
     let plain = make_split(&plain, &scene.checkpoint, &["--no-tripwire"])?;
@@ -76,13 +89,13 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
     }
 
     let mut times: [Times; METHODS.len()] = Default::default();
-    for run in 0..bench.runs(scene.subject) {
+    for run in 0..runs {
         for turn in 0..METHODS.len() {
             let which = (turn + run) % METHODS.len();
             let method = METHODS[which];
             let folder = scene.work.folder(&format!("restore-{run}-{which}"))?;
             bench.quiet.wait()?;
-            let restored = restore(scene, method, &host, &plain.slim, &folder, run == 0);
+            let restored = restore(scene, method, &url, speed, &plain.slim, &folder, run == 0);
             let Restored { replies, whole, summary } = restored.with_context(|| method.name())?;
             let times = &mut times[which];
             times.first.push(replies.first * 1e3);
@@ -103,14 +116,16 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
             fs::remove_dir_all(&folder)?;
         }
     }
-    Ok(outcome(scene.subject.name, &times))
+    fs::remove_dir_all(scene.work.path().join("plain"))?;
+    Ok(outcome(scene.subject.name, &times, speed))
 }
 
 /// One restore. `check` compares every byte afterwards, which takes time of its own.
 fn restore(
     scene: &Scene,
     method: Method,
-    host: &Host,
+    url: &str,
+    speed: Option<Speed>,
     plain_slim: &Path,
     folder: &Path,
     check: bool,
@@ -121,19 +136,19 @@ fn restore(
     // The clock starts with `criu restore`, or with `pageferry-agent restore`; the other daemons listen by then.
     let timed = match method {
         Method::LazyPages => {
-            let pager = Pager::start(&host.url(), slim, folder, &["--json"])?;
+            let pager = Pager::start(url, slim, folder, &["--json"])?;
             client::during(&cell, program, || {
                 criu_restore(&cell, slim, folder, &["--lazy-pages"])?;
                 Ok(Some(pager.finish()?))
             })?
         }
-        Method::Faults => return faults_only(scene, host, folder, cell),
+        Method::Faults => return faults_only(scene, url, folder, cell),
         Method::Restore => client::during(&cell, program, || {
-            let output = agent_restore(&cell, &host.url(), &folder.join("images"), &["--json"], &[])?;
+            let output = agent_restore(&cell, url, &folder.join("images"), &["--json"], &[])?;
             Ok(Some(tools::text(&output.stdout)))
         })?,
         Method::Criu => {
-            let pager = CriuPager::start(&scene.checkpoint.dir, plain_slim, folder)?;
+            let pager = CriuPager::start_across(&scene.checkpoint.dir, plain_slim, folder, speed)?;
             client::during(&cell, program, || {
                 criu_restore(&cell, plain_slim, folder, &["--lazy-pages"])?;
                 pager.finish()?;
@@ -153,9 +168,9 @@ fn restore(
 }
 
 /// The program never gets whole: it ends, and the agent with it.
-fn faults_only(scene: &Scene, host: &Host, folder: &Path, cell: Cell) -> Result<Restored> {
+fn faults_only(scene: &Scene, url: &str, folder: &Path, cell: Cell) -> Result<Restored> {
     let slim = &scene.split()?.slim;
-    let mut pager = Pager::start(&host.url(), slim, folder, &["--json", "--complete", "never"])?;
+    let mut pager = Pager::start(url, slim, folder, &["--json", "--complete", "never"])?;
     let restore = || criu_restore(&cell, slim, folder, &["--lazy-pages"]);
     let timed = client::during(&cell, scene.checkpoint.program(), restore)?;
     cell.end();
@@ -164,7 +179,7 @@ fn faults_only(scene: &Scene, host: &Host, folder: &Path, cell: Cell) -> Result<
     Ok(Restored { replies: timed.replies, whole: None, summary: Some(summary) })
 }
 
-fn outcome(name: &str, times: &[Times; METHODS.len()]) -> Outcome {
+fn outcome(name: &str, times: &[Times; METHODS.len()], speed: Option<Speed>) -> Outcome {
     let of = |method| METHODS.iter().position(|other| *other == method).map(|which| &times[which]);
     let mut outcome = Outcome::default();
     let Some(criu) = of(Method::Criu) else { return outcome };
@@ -186,11 +201,17 @@ fn outcome(name: &str, times: &[Times; METHODS.len()]) -> Outcome {
             times.faults.with_spread("faults", 0).replace(" faults", ""),
         ]);
         if matches!(method, Method::LazyPages | Method::Restore) {
-            let beside = |what: &str, ours: &Samples, theirs: &Samples| {
-                Figure::beside(format!("{name}, {}: {what}", method.name()), "ms", ours.clone(), theirs.clone())
+            let beside = |what: &str, sooner: f64, ours: &Samples, theirs: &Samples| {
+                let (ours, theirs) = (ours.clone(), theirs.clone());
+                match speed {
+                    None => Figure::beside(format!("{name}, {}: {what}", method.name()), "ms", ours, theirs),
+                    Some(_) => {
+                        Figure::sooner(format!("{name}, {}, 10 ms: {what}", method.name()), sooner, "ms", ours, theirs)
+                    }
+                }
             };
-            outcome.figures.push(beside("first reply", &times.first, &criu.first));
-            outcome.figures.push(beside("whole", &times.whole, &criu.whole));
+            outcome.figures.push(beside("first reply", FIRST_SOONER, &times.first, &criu.first));
+            outcome.figures.push(beside("whole", WHOLE_SOONER, &times.whole, &criu.whole));
         }
     }
     outcome

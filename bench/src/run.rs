@@ -136,6 +136,7 @@ fn measure(bench: &Bench, scene: &Scene, measurement: Measurement) -> Result<cra
         Measurement::Memory => memory::measure(bench, scene),
         Measurement::Size => size::stored(scene),
         Measurement::Index => size::index(scene),
-        Measurement::Restore => restore::measure(bench, scene),
+        Measurement::Restore => restore::measure(bench, scene, None),
+        Measurement::Distance => restore::measure(bench, scene, Some(restore::DISTANCE)),
     }
 }

@@ -2,7 +2,7 @@
 
 use pageferry_tests::programs::{Gunicorn, Java, Node, Program, Redis};
 
-use crate::cli::Measurement::{self, Index, Memory, Restore, Size, Split};
+use crate::cli::Measurement::{self, Distance, Index, Memory, Restore, Size, Split};
 
 /// A program that is started, filled, dumped, and what is measured of the dump.
 pub(crate) struct Subject {
@@ -21,10 +21,10 @@ pub(crate) struct Subject {
 pub(crate) fn all() -> [Subject; 7] {
     let subject = |name, program, measurements| Subject { name, program, measurements, large: false };
     [
-        subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore]),
-        subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore]),
-        subject("gunicorn", || Box::new(Gunicorn { items: 250_000 }), &[Size, Restore]),
-        subject("java", || Box::new(Java { objects: 1_000_000 }), &[Size, Restore]),
+        subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore, Distance]),
+        subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore, Distance]),
+        subject("gunicorn", || Box::new(Gunicorn { items: 250_000 }), &[Size, Restore, Distance]),
+        subject("java", || Box::new(Java { objects: 1_000_000 }), &[Size, Restore, Distance]),
         subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Memory]),
         // The index of a tree that shares pages has more runs to list than that of one large process.
         subject("gunicorn-1gb", || Box::new(Gunicorn { items: 485_000 }), &[Index]),

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{Cell, Daemon, Workdir, eventually, free_port, http, tools};
+use crate::{Cell, Daemon, SlowLink, Workdir, eventually, free_port, http, tools};
 
 /// Inside a cell no port is taken but those of the programs.
 const PORT_IN_CELL: u16 = 7070;
@@ -77,6 +77,11 @@ impl Host {
     /// Where the page store is: the address that the agent takes.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}{}", self.port, self.path)
+    }
+
+    /// The same through a link.
+    pub fn url_across(&self, link: &SlowLink) -> String {
+        format!("http://127.0.0.1:{}{}", link.port(), self.path)
     }
 
     /// The port, for requests by hand.

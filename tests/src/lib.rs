@@ -31,6 +31,7 @@ pub mod http;
 mod memory;
 pub mod programs;
 mod restore;
+mod slow_link;
 pub mod tools;
 mod workdir;
 
@@ -42,6 +43,7 @@ pub use folders::{assert_same_files, folder_size};
 pub use host::Host;
 pub use memory::compare_memory;
 pub use restore::{CriuPager, Pager, agent_restore, agent_restore_in, criu_restore};
+pub use slow_link::{SlowLink, Speed};
 pub use workdir::Workdir;
 
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Cell, Daemon, eventually, free_port, tools};
+use crate::{Cell, Daemon, SlowLink, Speed, eventually, free_port, tools};
 
 /// `criu restore -d` of `images` inside a cell; the log goes to `work`, and so does the search for the socket.
 pub fn criu_restore(cell: &Cell, images: &Path, work: &Path, options: &[&str]) -> Result<()> {
@@ -110,6 +110,7 @@ pub struct CriuPager {
     /// Ends by itself, after its one restore.
     page_server: Daemon,
     lazy_pages: Daemon,
+    _link: Option<SlowLink>,
 }
 
 impl CriuPager {
@@ -118,6 +119,11 @@ impl CriuPager {
     /// Where root lacks CAP_SYS_RESOURCE, CRIU's page server needs higher limits for pipes (it loads the whole image
     /// into them), so those are raised, for the whole system.
     pub fn start(full: &Path, slim: &Path, work: &Path) -> Result<Self> {
+        Self::start_across(full, slim, work, None)
+    }
+
+    /// The same with a link between the two, if there is a `speed`.
+    pub fn start_across(full: &Path, slim: &Path, work: &Path, speed: Option<Speed>) -> Result<Self> {
         for (limit, value) in [("pipe-max-size", "67108864"), ("pipe-user-pages-soft", "0")] {
             let limit = Path::new("/proc/sys/fs").join(limit);
             if fs::read_to_string(&limit)?.trim() != value {
@@ -137,6 +143,8 @@ impl CriuPager {
             ensure!(listens(port.parse()?)?, "criu page-server does not listen");
             Ok(())
         })?;
+        let link = speed.map(|speed| SlowLink::to(port.parse()?, speed)).transpose()?;
+        let port = link.as_ref().map_or(port, |link| link.port().to_string());
         let mut lazy = Command::new(&criu);
         lazy.args(["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", &port, "-D"]).arg(slim);
         lazy.arg("-W").arg(work).args(["-v2", "-o", "lazy-pages.log"]);
@@ -147,7 +155,7 @@ impl CriuPager {
             ensure!(work.join("lazy-pages.socket").exists(), "criu lazy-pages does not listen");
             Ok(())
         })?;
-        Ok(Self { page_server, lazy_pages })
+        Ok(Self { page_server, lazy_pages, _link: link })
     }
 
     /// Waits until CRIU has transferred everything.

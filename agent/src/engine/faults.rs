@@ -29,7 +29,7 @@ struct Waiter {
 pub(super) struct Faults {
     /// To be looked at now.
     queue: VecDeque<Waiter>,
-    /// By the frame that they wait for. A frame that is a key here has been asked for.
+    /// By the frame that they wait for. A frame that is a key here has been asked for, or is on its way as one read ahead.
     waiting: HashMap<FrameNumber, Vec<Waiter>>,
     /// Waiting for a part of the index.
     unindexed: Vec<Waiter>,
@@ -62,6 +62,16 @@ impl Faults {
     /// A part of the index has come: those who waited for one look again.
     pub(super) fn indexed(&mut self) {
         self.queue.extend(self.unindexed.drain(..));
+    }
+
+    /// Whether a frame is there, or has been asked for by a fault.
+    pub(super) fn has(&self, frame: FrameNumber) -> bool {
+        self.wants(frame) || self.cache.contains(&frame)
+    }
+
+    /// A frame that is there.
+    pub(super) fn cached(&self, frame: FrameNumber) -> Option<Frame> {
+        self.cache.peek(&frame).cloned()
     }
 
     /// Whether a fault waits for `frame`.
@@ -130,12 +140,12 @@ impl Engine {
         };
         let offset = (origin.get() - run.range.start().get()) / PAGE_SIZE;
         let number = page_store::PageNumber(first.0 + offset).frame();
+        self.read_ahead.asked_for(number);
         let Some(frame) = self.faults.cache.get(&number).cloned() else {
-            let waiters = self.faults.waiting.entry(number).or_insert_with(|| {
-                self.fetcher.demand(number);
-                Vec::new()
-            });
-            waiters.push(waiter);
+            if !self.faults.wants(number) && !self.read_ahead.expects(number) {
+                self.demand(waiter.process, pid, origin, number)?;
+            }
+            self.faults.waiting.entry(number).or_default().push(waiter);
             return Ok(Progress::Done);
         };
         let pieces = pieces_in_frame(task, &runs, number);
@@ -204,10 +214,15 @@ impl Engine {
         Ok(progress)
     }
 
-    /// A frame that a fault waits for has come.
+    /// A frame that a fault waits for, or that was read ahead, has come.
     pub(super) fn frame_demanded(&mut self, frame: Frame) -> Result<()> {
         self.faults.arrived(frame.clone());
         self.answer_faults()?;
+        match self.read_ahead.arrived(frame.number()) {
+            Some(ahead) if ahead.held_back => return Ok(()),
+            Some(ahead) => self.install_in(ahead.process, frame.clone(), ahead.pieces, Class::ReadAhead)?,
+            None => {}
+        }
         self.transfer.spread(frame);
         Ok(())
     }

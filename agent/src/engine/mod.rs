@@ -13,6 +13,7 @@
 
 mod faults;
 mod process;
+mod read_ahead;
 mod transfer;
 
 pub(crate) use process::{Process, ProcessId};
@@ -30,6 +31,7 @@ use faults::Faults;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use page_store::Store;
 use process::Moved;
+use read_ahead::ReadAhead;
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::AsFd,
@@ -48,6 +50,9 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 const STALLED: u16 = 1;
 /// `--complete idle`: how long no fault may have come before pages are transferred.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Frames that faults wait for, or that follow, which are put in place before new faults are looked at: half a millisecond.
+const URGENT_PER_TURN: usize = 16;
 
 const WAKE: u64 = 0;
 const SOCKET: u64 = 1;
@@ -68,6 +73,7 @@ pub enum Complete {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Fault,
+    ReadAhead,
     Transfer,
     Zero,
 }
@@ -87,6 +93,9 @@ pub(crate) struct Engine {
     store: Store,
     fetcher: Fetcher,
     faults: Faults,
+    read_ahead: ReadAhead,
+    /// Frames that faults wait for have come and were not looked at yet.
+    urgent_left: bool,
     transfer: Transfer,
     complete: Complete,
     restored: bool,
@@ -129,6 +138,8 @@ impl Engine {
             store,
             fetcher,
             faults: Faults::default(),
+            read_ahead: ReadAhead::default(),
+            urgent_left: false,
             transfer: Transfer::default(),
             complete,
             restored: false,
@@ -232,7 +243,7 @@ impl Engine {
     }
 
     fn sleep(&self) -> nix::sys::epoll::EpollTimeout {
-        if self.transfer.has_work_at_hand() {
+        if self.urgent_left || self.transfer.has_work_at_hand() {
             0u16.into()
         } else if self.faults.stalled() || self.transfer.stalled() {
             STALLED.into()
@@ -357,6 +368,7 @@ impl Engine {
     fn add(&self, class: Class, moved: Moved) {
         let counter = match class {
             Class::Fault => &self.status.pages_by_fault,
+            Class::ReadAhead => &self.status.pages_read_ahead,
             Class::Transfer => &self.status.pages_by_transfer,
             Class::Zero => &self.status.pages_zero,
         };
@@ -365,7 +377,12 @@ impl Engine {
     }
 
     fn take_urgent(&mut self) -> Result<()> {
-        while let Some(arrival) = self.fetcher.urgent() {
+        self.urgent_left = true;
+        for _ in 0..URGENT_PER_TURN {
+            let Some(arrival) = self.fetcher.urgent() else {
+                self.urgent_left = false;
+                break;
+            };
             match arrival {
                 Arrival::Demanded(frame) => self.frame_demanded(frame)?,
                 Arrival::Indexed => self.faults.indexed(),
