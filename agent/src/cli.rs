@@ -2,7 +2,7 @@
 
 use crate::engine::Complete;
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Restores CRIU checkpoints from a page store: processes run at once, their memory follows.
 #[derive(Parser, Debug)]
@@ -44,6 +44,16 @@ pub struct PagerArgs {
     /// Write the log to this file (relative to the work directory).
     #[arg(short = 'o', long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+    /// Write which memory the process needs first to this file, for `pageferry-strip working-set`; meanwhile only what it
+    /// touches is fetched.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// A recording ends when nothing was touched for so long.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub record_settle: Duration,
+    /// The working set to fetch first, `none` for none [default: the one that was added last].
+    #[arg(long, value_name = "NAME", conflicts_with = "record")]
+    pub working_set: Option<String>,
     /// More in the log: -v debug, -vv trace; CRIU's -v4 works too.
     #[arg(short, long, value_name = "LEVEL", action = clap::ArgAction::Append, num_args = 0..=1, default_missing_value = "+", require_equals = true)]
     pub verbosity: Vec<String>,
@@ -126,6 +136,11 @@ impl PagerArgs {
             _ => Level::TRACE,
         })
     }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 /// Rewrites CRIU's `-v4` to what a GNU-style parser reads, `--verbosity=4`; stops at `--`.

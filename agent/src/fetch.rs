@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use criu_images::{PageRange, Pid};
 use futures::StreamExt;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use page_store::{Frame, FrameNumber, Store};
+use page_store::{Frame, FrameNumber, Store, working_set::WorkingSet};
 use std::{
     future::Future,
     ops::Range,
@@ -20,6 +20,7 @@ use std::{
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::mpsc,
+    task::JoinHandle,
 };
 
 /// Frames of the background transfer that may wait for the engine: 4 MiB.
@@ -44,6 +45,12 @@ pub(crate) enum Arrival {
     Indexed,
     /// The whole index, by frame.
     Placed(Placement),
+    /// A working set is here; these frames come out of it.
+    Expect(Vec<FrameNumber>),
+    /// A frame of it.
+    Replayed(Frame),
+    /// Nothing more comes out of it.
+    ReplayDone,
 }
 
 /// The asking side, and the arrivals.
@@ -55,6 +62,7 @@ pub(crate) struct Fetcher {
     wake: Arc<EventFd>,
     urgent: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
     transfer: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
+    replay: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
 }
 
 /// A runtime and connections that only one kind of traffic uses.
@@ -105,6 +113,7 @@ impl Fetcher {
             ),
             urgent: mpsc::unbounded_channel(),
             transfer: mpsc::channel(BACKGROUND_QUEUE),
+            replay: mpsc::channel(BACKGROUND_QUEUE),
         })
     }
 
@@ -119,6 +128,26 @@ impl Fetcher {
     /// What was measured on demand requests.
     pub(crate) fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Decodes a working set that is being downloaded. Frames wait for the engine, decoded, as many as the queue holds.
+    pub(crate) fn replay(&self, set: JoinHandle<Option<WorkingSet>>) {
+        let (store, status, out, wake) =
+            (self.demand.store.clone(), self.status.clone(), self.replay.0.clone(), self.wake.clone());
+        self.demand.handle().spawn(async move {
+            let frames = set.await.ok().flatten().unwrap_or_default().frames;
+            deliver_in_turn(&out, &wake, Arrival::Expect(frames.iter().map(|(number, _)| *number).collect())).await;
+            for (number, stored) in frames {
+                match store.decode_frame(number, stored).await {
+                    Ok(frame) => deliver_in_turn(&out, &wake, Arrival::Replayed(frame)).await,
+                    Err(error) => {
+                        status.digest_failures.fetch_add(1, Relaxed);
+                        tracing::warn!("working set: {error}; the frame will come from its pack");
+                    }
+                }
+            }
+            deliver_in_turn(&out, &wake, Arrival::ReplayDone).await;
+        });
     }
 
     /// Loads the part of the index that says where `range` of task `pid` is.
@@ -161,6 +190,11 @@ impl Fetcher {
     /// What the background transfer brought.
     pub(crate) fn transferred(&mut self) -> Option<Arrival> {
         self.transfer.1.try_recv().ok()
+    }
+
+    /// What the working set brought.
+    pub(crate) fn replayed(&mut self) -> Option<Arrival> {
+        self.replay.1.try_recv().ok()
     }
 
     /// Readable once something has arrived; [`Fetcher::acknowledge`] makes it quiet again.

@@ -4,7 +4,8 @@ use crate::{
     cli::{LazyPagesArgs, PagerArgs},
     counting::CountingBackend,
     criu_socket::LazyPagesSocket,
-    engine::Engine,
+    early::Early,
+    engine::{Engine, Plan, RecordOptions},
     fetch::Fetcher,
     ids,
     images::Images,
@@ -43,6 +44,7 @@ impl Pager {
         images_dir: &Path,
         work_dir: &Path,
         args: &PagerArgs,
+        early: Early,
         status: Arc<Status>,
     ) -> Result<Self> {
         let images = Images::open(images_dir, &store).await?;
@@ -53,7 +55,12 @@ impl Pager {
         let wake = fetcher.waker();
         let hurry = Arc::new(AtomicBool::new(false));
         let ids = images.ids.clone();
-        let engine = Engine::new(socket, images, store, fetcher, args.complete, hurry.clone(), status.clone())?;
+        let record = args.record.clone().map(|file| RecordOptions { file, settle: args.record_settle });
+        let plan = Plan { complete: args.complete, replays: early.working_set.is_some(), record };
+        if let Some(set) = early.working_set {
+            fetcher.replay(set);
+        }
+        let engine = Engine::new(socket, images, store, fetcher, plan, hurry.clone(), status.clone())?;
         let engine = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || engine.run())
@@ -140,7 +147,8 @@ pub fn run(args: LazyPagesArgs, started: Instant, listening: impl FnOnce() -> Re
         let status = Arc::new(Status::new(started));
         let location = args.store.clone().unwrap_or_else(|| args.images_dir.display().to_string());
         let store = open_store(&location, &status).await?;
-        let pager = Pager::start(store, &args.images_dir, &work_dir, &args.pager, status).await?;
+        let early = Early::start(&store, &args.pager)?;
+        let pager = Pager::start(store, &args.images_dir, &work_dir, &args.pager, early, status).await?;
         if let Some(fd) = args.status_fd {
             let fd = uffd::inherited_fd(fd).context("--status-fd")?;
             File::from(fd).write_all(&[0]).context("writing to --status-fd")?;

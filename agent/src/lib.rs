@@ -13,6 +13,7 @@ pub mod cli;
 mod counting;
 pub mod criu_socket;
 pub mod daemon;
+mod early;
 mod engine;
 mod fetch;
 mod ids;

@@ -2,6 +2,7 @@
 
 use crate::{
     cli::RestoreArgs,
+    early::Early,
     lazy_pages::{Pager, open_store, runtime},
     status::Status,
 };
@@ -26,11 +27,12 @@ pub fn run(args: RestoreArgs, started: Instant) -> Result<()> {
             tempfile::Builder::new().prefix("pageferry-").tempdir().context("making a temporary directory")?;
         let images_dir = args.images_dir.clone().unwrap_or_else(|| scratch.path().join("slim"));
         let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| scratch.path().to_path_buf());
+        let early = Early::start(&store, &args.pager)?;
         let slim = store.slim().await.context("fetching the slim dump")?;
         slim.unpack(&images_dir).with_context(|| format!("unpacking the slim dump to {}", images_dir.display()))?;
         drop(slim);
 
-        let pager = Pager::start(store, &images_dir, &work_dir, &args.pager, status).await?;
+        let pager = Pager::start(store, &images_dir, &work_dir, &args.pager, early, status).await?;
         let mut criu = criu(&args, &images_dir, &work_dir)?;
         if args.stay {
             // CRIU itself waits for the process that it restored.

@@ -23,6 +23,8 @@ pub struct Status {
     pub pages_by_fault: AtomicU64,
     /// Pages installed because they follow one that something faulted on.
     pub pages_read_ahead: AtomicU64,
+    /// Pages installed from a working set.
+    pub pages_by_working_set: AtomicU64,
     /// Pages installed by the background transfer.
     pub pages_by_transfer: AtomicU64,
     /// Pages answered with zeros, or left to the kernel because they are zeros.
@@ -84,6 +86,7 @@ impl Status {
             faults: 0.into(),
             pages_by_fault: 0.into(),
             pages_read_ahead: 0.into(),
+            pages_by_working_set: 0.into(),
             pages_by_transfer: 0.into(),
             pages_zero: 0.into(),
             pages_dropped: 0.into(),
@@ -123,6 +126,7 @@ impl Status {
             faults: self.faults.load(Relaxed),
             pages_by_fault: self.pages_by_fault.load(Relaxed),
             pages_read_ahead: self.pages_read_ahead.load(Relaxed),
+            pages_by_working_set: self.pages_by_working_set.load(Relaxed),
             pages_by_transfer: self.pages_by_transfer.load(Relaxed),
             pages_zero: self.pages_zero.load(Relaxed),
             pages_dropped: self.pages_dropped.load(Relaxed),
@@ -144,6 +148,7 @@ pub struct Summary {
     pub faults: u64,
     pub pages_by_fault: u64,
     pub pages_read_ahead: u64,
+    pub pages_by_working_set: u64,
     pub pages_by_transfer: u64,
     pub pages_zero: u64,
     pub pages_dropped: u64,
@@ -160,9 +165,10 @@ impl std::fmt::Display for Summary {
         let at = |moment: Option<f64>| moment.map_or("-".to_string(), |s| format!("{s:.3} s"));
         writeln!(
             f,
-            "pages   {} by fault, {} read ahead, {} by transfer, {} zero, {} given up by the process, {} missing",
+            "pages   {} by fault, {} read ahead, {} by working set, {} by transfer, {} zero, {} given up by the process, {} missing",
             self.pages_by_fault,
             self.pages_read_ahead,
+            self.pages_by_working_set,
             self.pages_by_transfer,
             self.pages_zero,
             self.pages_dropped,

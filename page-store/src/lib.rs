@@ -18,11 +18,14 @@ pub mod raw;
 mod slim;
 pub mod slim_writer;
 mod store;
+pub mod working_set;
 pub mod write;
 
 pub use backend::{Backend, ByteStream, HttpBackend, LocalBackend, read_range};
 pub use error::{Error, Result};
-pub use manifest::{IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals};
+pub use manifest::{
+    IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
+};
 pub use model::{Digest, FRAME_BYTES, FRAME_PAGES, Frame, FrameInfo, FrameNumber, Location, PageNumber, Run};
 pub use slim::{SlimDump, checkpoint_id};
 pub use store::Store;

@@ -40,9 +40,9 @@ pub struct Manifest {
     pub slim: SlimObject,
     /// Sums.
     pub totals: Totals,
-    /// Hot pages, one set per name (none yet).
+    /// Frames that are needed first, one set per name. The last one is the default.
     #[serde(default)]
-    pub working_sets: Vec<serde_json::Value>,
+    pub working_sets: Vec<WorkingSetObject>,
 }
 
 impl Manifest {
@@ -87,6 +87,14 @@ impl Manifest {
         json.push(b'\n');
         Ok(json)
     }
+    /// Every object that it names, itself not among them.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        (self.index.iter().map(|part| &part.object))
+            .chain(self.packs.iter().map(|pack| &pack.object))
+            .chain([&self.slim.object])
+            .chain(self.working_sets.iter().map(|set| &set.object))
+    }
+
     /// Position of a task in [`Manifest::tasks`].
     pub fn task_position(&self, pid: Pid) -> Option<usize> {
         self.tasks.iter().position(|t| t.pid == pid.get())
@@ -183,6 +191,18 @@ pub struct SlimObject {
     pub unpacked: u64,
     /// Whether a restore without `--lazy-pages` fails at once instead of spinning.
     pub tripwire: bool,
+}
+
+/// A working set ([`crate::working_set`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingSetObject {
+    /// As the user called it.
+    pub name: String,
+    /// The object.
+    #[serde(flatten)]
+    pub object: ObjectRef,
+    /// Frames in it.
+    pub frames: u64,
 }
 
 /// Sums over the checkpoint.

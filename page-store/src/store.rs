@@ -5,8 +5,10 @@ mod open;
 mod parts;
 
 use crate::{
-    Backend, Error, Frame, FrameInfo, FrameNumber, Manifest, Result, Run, SlimDump, backend::blocking, index::IndexPart,
+    Backend, Error, Frame, FrameInfo, FrameNumber, Manifest, Result, Run, SlimDump, WorkingSetObject,
+    backend::blocking, index::IndexPart, working_set::WorkingSet,
 };
+use bytes::Bytes;
 use criu_images::{PageRange, Pid};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use parts::Parts;
@@ -136,11 +138,33 @@ impl Store {
         blocking(move || SlimDump::from_archive(&name, file, &manifest)).await
     }
 
+    /// A working set, its digest checked; its frames are not decoded yet.
+    pub async fn working_set(&self, set: &WorkingSetObject) -> Result<WorkingSet> {
+        let bytes = self.backend.get(&set.object.object, set.object.size).await?;
+        let name = self.backend.describe(&set.object.object);
+        parts::check_object(&name, &set.object, &bytes)?;
+        WorkingSet::parse(&name, bytes, self.frame_count())
+    }
+
+    /// The frame whose stored bytes these are, decoded and verified.
+    pub async fn decode_frame(&self, frame: FrameNumber, stored: Bytes) -> Result<Frame> {
+        let info = self.frame_info(frame).await?;
+        let plain = self.decode(frame, &info, stored)?;
+        Ok(Frame::verified(frame, plain, info.stored_len))
+    }
+
+    /// Loads the first parts of the index ahead of the questions: for a checkpoint of up to 16 GiB all of it.
+    pub async fn load_index(&self) -> Result<()> {
+        let parts = self.manifest.index.len().min(PARTS_AT_ONCE);
+        let loads = stream::iter(0..parts).map(|at| async move { self.part(at).await.map(drop) });
+        loads.buffer_unordered(PARTS_AT_ONCE).try_collect().await
+    }
+
     async fn part(&self, at: usize) -> Result<&IndexPart> {
         self.parts.load(at, &self.manifest, &*self.backend).await
     }
 
-    fn no_such_frame(&self, frame: FrameNumber) -> Error {
+    pub(crate) fn no_such_frame(&self, frame: FrameNumber) -> Error {
         let problem = format!("there are only {} frames", self.frame_count());
         let object = self.backend.describe(crate::MANIFEST_NAME);
         Error::Corrupt { object, place: format!("frame {}", frame.0), problem }

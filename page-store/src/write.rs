@@ -26,6 +26,7 @@ mod slim;
 mod tests;
 
 pub use local::LocalSink;
+pub(crate) use objects::put;
 
 use crate::{FRAME_PAGES, Manifest, Result, manifest};
 use criu_images::{Checkpoint, PAGE_SIZE};

@@ -128,11 +128,7 @@ fn objects(manifest: &Manifest, manifest_json: &[u8]) -> HashMap<String, Object>
         let etag = ETag::strong(&object.blake3);
         objects.insert(object.object.clone(), Object { size: object.size, etag, content_type });
     };
-    manifest.index.iter().for_each(|part| put(&part.object));
-    manifest.packs.iter().for_each(|pack| put(&pack.object));
-    put(&manifest.slim.object);
-    // Whatever the sets are made of, their objects look like any other.
-    manifest.working_sets.iter().for_each(|set| each_object(set, &mut put));
+    manifest.objects().for_each(&mut put);
     objects.insert(
         MANIFEST_NAME.to_owned(),
         Object {
@@ -142,19 +138,6 @@ fn objects(manifest: &Manifest, manifest_json: &[u8]) -> HashMap<String, Object>
         },
     );
     objects
-}
-
-fn each_object(value: &Value, put: &mut impl FnMut(&ObjectRef)) {
-    match value {
-        Value::Object(members) => {
-            if let Ok(object) = serde_json::from_value::<ObjectRef>(value.clone()) {
-                put(&object);
-            }
-            members.values().for_each(|member| each_object(member, put));
-        }
-        Value::Array(members) => members.iter().for_each(|member| each_object(member, put)),
-        _ => {}
-    }
 }
 
 /// A mapping as JSON: in lists and in problems.

@@ -2,7 +2,7 @@
 
 mod args;
 
-use crate::{Meter, Mode, Stop, Stopped, inspect, join, split, verify};
+use crate::{Meter, Mode, Stop, Stopped, inspect, join, split, verify, working_set};
 use anyhow::{Context, Result};
 use args::{Args, Command};
 use clap::Parser;
@@ -73,6 +73,14 @@ fn run(args: &Args) -> Result<ExitCode> {
             if !report.ok {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Command::WorkingSet(a) => {
+            let options = working_set::WorkingSetOptions {
+                store: a.store.0.clone(),
+                traces: a.trace.clone(),
+                name: a.name.clone(),
+            };
+            args.print(&runtime.block_on(working_set::add(&options, &stop))?)?;
         }
         Command::Inspect(a) => {
             let options = Options { level: a.level, ..Options::default() };

@@ -16,6 +16,7 @@ mod retry;
 pub mod split;
 mod stop;
 pub mod verify;
+pub mod working_set;
 
 pub use meter::{Meter, Mode};
 pub use stop::{Stop, Stopped};

@@ -1,11 +1,12 @@
 //! `verify`: every object, every frame, every digest.
 //!
 //! Checked: each object's length and digest; the structure of the index; every frame's place, encoding and digest, and the
-//! seek table behind them; that the slim dump opens as a checkpoint, is of this store, and lacks exactly the pages that the
+//! seek table behind them; each working set's frames; that the slim dump opens as a checkpoint, is of this store, and lacks exactly the pages that the
 //! index has; the sums in the manifest. The manifest itself is what all this is held against.
 
 mod index;
 mod packs;
+mod sets;
 mod slim;
 
 use crate::{
@@ -155,15 +156,13 @@ async fn run(location: &str, meter: Arc<Meter>) -> Result<VerifyReport> {
     let began = Instant::now();
     let store = open_store(location).await?;
     let manifest = store.manifest().clone();
-    let objects: Vec<&ObjectRef> = (manifest.index.iter().map(|part| &part.object))
-        .chain(manifest.packs.iter().map(|pack| &pack.object))
-        .chain([&manifest.slim.object])
-        .collect();
+    let objects: Vec<&ObjectRef> = manifest.objects().collect();
     let bytes = objects.iter().fold(0u64, |sum, object| sum.saturating_add(object.size));
     meter.begin("verify", bytes);
     let check = Arc::new(Check { store, meter, found: Mutex::default() });
     let held = IndexCheck::run(&check).await?;
     slim::check(&check, &held).await;
+    sets::check(&check).await;
     check.meter.end();
     let found = std::mem::take(&mut *check.found());
     Ok(VerifyReport {

@@ -79,6 +79,11 @@ impl Faults {
         self.waiting.contains_key(&frame)
     }
 
+    /// Those who wait for `frame` look again: it does not come the way it was expected.
+    pub(super) fn look_again(&mut self, frame: FrameNumber) {
+        self.queue.extend(self.waiting.remove(&frame).unwrap_or_default());
+    }
+
     /// Keeps a frame and lets those who waited for it look again.
     pub(super) fn arrived(&mut self, frame: Frame) {
         self.queue.extend(self.waiting.remove(&frame.number()).unwrap_or_default());
@@ -140,9 +145,13 @@ impl Engine {
         };
         let offset = (origin.get() - run.range.start().get()) / PAGE_SIZE;
         let number = page_store::PageNumber(first.0 + offset).frame();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.touched(number);
+        }
         self.read_ahead.asked_for(number);
         let Some(frame) = self.faults.cache.get(&number).cloned() else {
-            if !self.faults.wants(number) && !self.read_ahead.expects(number) {
+            let is_coming = self.faults.wants(number) || self.read_ahead.expects(number) || self.replay.expects(number);
+            if !is_coming {
                 self.demand(waiter.process, pid, origin, number)?;
             }
             self.faults.waiting.entry(number).or_default().push(waiter);

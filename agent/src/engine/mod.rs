@@ -14,9 +14,12 @@
 mod faults;
 mod process;
 mod read_ahead;
+mod record;
+mod replay;
 mod transfer;
 
 pub(crate) use process::{Process, ProcessId};
+pub(crate) use record::RecordOptions;
 
 use crate::{
     criu_socket::{Connection, LazyPagesSocket, Message},
@@ -32,6 +35,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use page_store::Store;
 use process::Moved;
 use read_ahead::ReadAhead;
+use record::Recorder;
+use replay::Replay;
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::AsFd,
@@ -74,8 +79,18 @@ pub enum Complete {
 enum Class {
     Fault,
     ReadAhead,
+    WorkingSet,
     Transfer,
     Zero,
+}
+
+/// What is to be done beside answering faults.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub complete: Complete,
+    /// Whether the fetcher brings a working set.
+    pub replays: bool,
+    pub record: Option<RecordOptions>,
 }
 
 /// One restore.
@@ -94,6 +109,8 @@ pub(crate) struct Engine {
     fetcher: Fetcher,
     faults: Faults,
     read_ahead: ReadAhead,
+    replay: Replay,
+    recorder: Option<Recorder>,
     /// Frames that faults wait for have come and were not looked at yet.
     urgent_left: bool,
     transfer: Transfer,
@@ -114,16 +131,19 @@ impl Engine {
         images: Images,
         store: Store,
         fetcher: Fetcher,
-        complete: Complete,
+        plan: Plan,
         hurry: Arc<AtomicBool>,
         status: Arc<Status>,
     ) -> Result<Self> {
+        let Plan { complete, replays, record } = plan;
+        let replay = Replay::new(replays);
+        let recorder = record.map(|options| Recorder::new(options, &store.manifest().checkpoint_id));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll")?;
         epoll.add(fetcher.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         epoll.add(socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
         let pids = store.manifest().tasks.iter().map(|t| Pid::new(t.pid)).collect();
         let now = Instant::now();
-        if complete != Complete::Never {
+        if complete != Complete::Never || replays {
             fetcher.load_placement();
         }
         Ok(Self {
@@ -139,6 +159,8 @@ impl Engine {
             fetcher,
             faults: Faults::default(),
             read_ahead: ReadAhead::default(),
+            replay,
+            recorder,
             urgent_left: false,
             transfer: Transfer::default(),
             complete,
@@ -205,10 +227,12 @@ impl Engine {
             self.answer_faults()?;
             self.take_urgent()?;
             self.transfer_some()?;
+            self.replay_some()?;
             self.heartbeat()?;
             self.count();
         }
         self.status.reached(Moment::Whole);
+        self.end_recording();
         Ok(())
     }
 
@@ -243,7 +267,7 @@ impl Engine {
     }
 
     fn sleep(&self) -> nix::sys::epoll::EpollTimeout {
-        if self.urgent_left || self.transfer.has_work_at_hand() {
+        if self.urgent_left || self.replay.more || self.transfer.has_work_at_hand() {
             0u16.into()
         } else if self.faults.stalled() || self.transfer.stalled() {
             STALLED.into()
@@ -281,6 +305,7 @@ impl Engine {
                 }
                 Message::RestoreFinished => {
                     self.restored = true;
+                    self.last_fault = Instant::now();
                     self.processes.values_mut().for_each(|process| process.registered = true);
                     self.first.drain(..).for_each(|(id, page)| self.faults.push(id, page));
                     self.status.reached(Moment::Restored);
@@ -369,6 +394,7 @@ impl Engine {
         let counter = match class {
             Class::Fault => &self.status.pages_by_fault,
             Class::ReadAhead => &self.status.pages_read_ahead,
+            Class::WorkingSet => &self.status.pages_by_working_set,
             Class::Transfer => &self.status.pages_by_transfer,
             Class::Zero => &self.status.pages_zero,
         };
@@ -399,13 +425,24 @@ impl Engine {
         }
         self.last_heartbeat = Instant::now();
         self.forget_gone();
+        let hurry = self.hurry.load(Relaxed);
+        if self.restored && self.recorder.as_ref().is_some_and(|r| hurry || r.is_over(self.last_fault)) {
+            self.end_recording();
+        }
         if self.hurry.load(Relaxed) && self.complete != Complete::Now {
-            if self.complete == Complete::Never {
+            if self.complete == Complete::Never && !self.knows_places() {
                 self.fetcher.load_placement();
             }
             self.complete = Complete::Now;
         }
         Ok(())
+    }
+
+    /// A trace that cannot be written is a pity, and no reason to let a process down.
+    fn end_recording(&mut self) {
+        if let Some(Err(error)) = self.recorder.take().map(Recorder::write) {
+            tracing::error!("{error:#}");
+        }
     }
 
     fn count(&self) {
@@ -415,6 +452,8 @@ impl Engine {
     /// Whether pages may be transferred that nothing has asked for.
     fn may_transfer(&self) -> bool {
         self.restored
+            && !self.replay.under_way
+            && self.recorder.is_none()
             && match self.complete {
                 Complete::Now => true,
                 Complete::Idle => self.last_fault.elapsed() >= IDLE,

@@ -111,7 +111,10 @@ impl ReadAhead {
 impl Engine {
     /// Asks for the frame of `origin`, a stored address of the process, and for as much of what follows as is worth it.
     pub(super) fn demand(&mut self, id: ProcessId, pid: Pid, origin: PageAddr, frame: FrameNumber) -> Result<()> {
-        let most = self.read_ahead.length(self.fetcher.link().frames_per_request());
+        let most = match self.recorder {
+            Some(_) => 0,
+            None => self.read_ahead.length(self.fetcher.link().frames_per_request()),
+        };
         let ahead = self.missing_after(id, pid, origin, frame, most)?;
         let end = FrameNumber(frame.0 + 1 + ahead.len() as u64);
         self.read_ahead.expect(id, ahead);
@@ -146,15 +149,22 @@ impl Engine {
             !places.is_empty()
         };
         let mut ahead = BTreeMap::new();
+        // Frames that are asked for one by one would come twice.
         for next in (frame.0 + 1..=frame.0.saturating_add(most)).map(FrameNumber) {
             match frames.remove(&next) {
-                Some(pieces) if lacks(&pieces) && !self.read_ahead.expects(next) && !self.faults.has(next) => {
+                Some(pieces) if lacks(&pieces) && !self.is_coming_or_there(next) => {
                     ahead.insert(next, pieces);
                 }
                 _ => break,
             }
         }
         Ok(ahead)
+    }
+}
+
+impl Engine {
+    fn is_coming_or_there(&self, frame: FrameNumber) -> bool {
+        self.read_ahead.expects(frame) || self.replay.expects(frame) || self.faults.has(frame)
     }
 }
 

@@ -78,7 +78,7 @@ impl Engine {
             if self.may_transfer()
                 && let Some(frame) = self.transfer.spread.pop_front()
             {
-                self.install_everywhere(frame)?;
+                self.install_everywhere(frame, Class::Transfer)?;
                 continue;
             }
             match self.fetcher.transferred() {
@@ -88,7 +88,7 @@ impl Engine {
                         self.faults.arrived(frame.clone());
                         self.answer_faults()?;
                     }
-                    self.install_everywhere(frame)?;
+                    self.install_everywhere(frame, Class::Transfer)?;
                 }
                 Some(Arrival::ExtentDone) => self.transfer.in_flight -= 1,
                 Some(Arrival::Placed(placement)) => self.transfer.placement = Some(Arc::new(placement)),
@@ -102,7 +102,13 @@ impl Engine {
         Ok(())
     }
 
-    fn install_everywhere(&mut self, frame: Frame) -> Result<()> {
+    /// Whether the placement has come.
+    pub(super) fn knows_places(&self) -> bool {
+        self.transfer.placement.is_some()
+    }
+
+    /// Puts a frame wherever it is missing.
+    pub(super) fn install_everywhere(&mut self, frame: Frame, class: Class) -> Result<()> {
         let Some(placement) = self.transfer.placement.clone() else { return Ok(()) };
         self.read_ahead.no_sample(frame.number());
         let pieces = placement.of_frame(frame.number());
@@ -110,7 +116,7 @@ impl Engine {
         for (id, task) in ids {
             let mine: Vec<_> = pieces.iter().copied().filter(|p| p.task == task).collect();
             if !mine.is_empty() {
-                self.install_in(id, frame.clone(), mine, Class::Transfer)?;
+                self.install_in(id, frame.clone(), mine, class)?;
             }
         }
         Ok(())

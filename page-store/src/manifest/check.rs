@@ -5,6 +5,7 @@ use crate::{
     FRAME_BYTES, FRAME_PAGES, MANIFEST_NAME,
     index::{MAX_PAGES, MAX_PART_FRAMES, MAX_PART_STORED},
     names,
+    working_set::{MAX_SET_BYTES, MAX_SET_FRAMES},
 };
 use criu_images::{PAGE_SIZE, PageAddr, Pid};
 use std::collections::HashSet;
@@ -15,6 +16,10 @@ pub(super) const MAX_TASKS: usize = 1 << 16;
 const MAX_PACKS: usize = 1 << 20;
 /// Most parts of an index: 64 TiB of pages.
 const MAX_PARTS: usize = 1 << 14;
+
+/// Most working sets, and longest name of one.
+const MAX_SETS: usize = 64;
+const MAX_SET_NAME: usize = 64;
 
 /// (place, problem).
 type Check = Result<(), (String, String)>;
@@ -38,6 +43,7 @@ impl Manifest {
         self.check_index()?;
         self.check_packs()?;
         object(&self.slim.object, "slim", "tar.zst", || "slim".into())?;
+        self.check_working_sets()?;
         self.check_totals()
     }
 
@@ -86,6 +92,23 @@ impl Manifest {
         ensure(packed == indexed, || "packs".into(), "other frames than in the index")?;
         let few = packed.is_some_and(|frames| frames <= MAX_PAGES / FRAME_PAGES);
         ensure(few, || "packs".into(), "too many frames")
+    }
+
+    fn check_working_sets(&self) -> Check {
+        let sets = &self.working_sets;
+        ensure(sets.len() <= MAX_SETS, || "working_sets".into(), format!("more than {MAX_SETS}"))?;
+        let mut seen = HashSet::new();
+        for (i, set) in sets.iter().enumerate() {
+            let place = || format!("working_sets[{i}]");
+            object(&set.object, "working-sets", "set", place)?;
+            ensure(set.object.size <= MAX_SET_BYTES, place, format!("{} bytes are too many", set.object.size))?;
+            ensure(set.frames <= MAX_SET_FRAMES as u64, place, format!("{} frames are too many", set.frames))?;
+            let word = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            let named = !set.name.is_empty() && set.name.len() <= MAX_SET_NAME && set.name.chars().all(word);
+            ensure(named, place, "a name has 1 to 64 letters, digits, '.', '_', '-'")?;
+            ensure(seen.insert(&set.name), place, format!("{:?} is there twice", set.name))?;
+        }
+        Ok(())
     }
 
     fn check_totals(&self) -> Check {

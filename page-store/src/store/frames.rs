@@ -146,7 +146,7 @@ impl Extent {
 
 impl Store {
     /// The plain bytes of a frame, which match its digest.
-    fn decode(&self, number: FrameNumber, info: &FrameInfo, stored: Bytes) -> Result<Bytes> {
+    pub(super) fn decode(&self, number: FrameNumber, info: &FrameInfo, stored: Bytes) -> Result<Bytes> {
         let corrupt = |problem: String| {
             let pack = pack_of(self, info).map_or("", |p| &p.object.object);
             let end = info.offset + u64::from(info.stored_len);

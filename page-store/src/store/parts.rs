@@ -95,7 +95,7 @@ impl Parts {
 }
 
 /// Whether an object is the one that the manifest names.
-fn check_object(name: &str, object: &ObjectRef, bytes: &[u8]) -> Result<()> {
+pub(super) fn check_object(name: &str, object: &ObjectRef, bytes: &[u8]) -> Result<()> {
     let corrupt = |place: &str, problem: String| Error::Corrupt { object: name.into(), place: place.into(), problem };
     if bytes.len() as u64 != object.size {
         return Err(corrupt("length", format!("{} bytes, but the manifest says {}", bytes.len(), object.size)));

@@ -120,9 +120,7 @@ impl LocalSink {
 
     /// Removes objects that `manifest` does not name: those of the store that it replaced, or of a run that was killed.
     fn prune(&self, manifest: &Manifest) {
-        let objects = manifest.index.iter().map(|p| &p.object).chain(manifest.packs.iter().map(|p| &p.object));
-        let named: HashSet<PathBuf> =
-            objects.chain([&manifest.slim.object]).map(|o| self.root.join(&o.object)).collect();
+        let named: HashSet<PathBuf> = manifest.objects().map(|o| self.root.join(&o.object)).collect();
         for entry in FOLDERS.iter().filter_map(|f| fs::read_dir(self.root.join(f)).ok()).flatten().flatten() {
             if is_object_name(&entry.file_name().to_string_lossy()) && !named.contains(&entry.path()) {
                 // What cannot be removed is not named any more: it costs room, nothing else.

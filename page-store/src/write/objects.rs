@@ -51,7 +51,7 @@ pub(super) fn io_error(object: &str, source: io::Error) -> crate::Error {
 }
 
 /// Writes a small object in one go.
-pub(super) fn put(sink: &dyn ObjectSink, folder: &str, extension: &str, bytes: &[u8]) -> Result<ObjectRef> {
+pub(crate) fn put(sink: &dyn ObjectSink, folder: &str, extension: &str, bytes: &[u8]) -> Result<ObjectRef> {
     let mut object = HashedObject::begin(sink)?;
     object.write_all(bytes).map_err(|source| io_error(folder, source))?;
     object.finish(folder, extension)

@@ -40,6 +40,13 @@ pub(super) enum Command {
     /// Exit code 1, and a list of what is wrong with object and place, unless all is well.
     #[command(after_help = "Example:\n  pageferry-strip verify /srv/www/app")]
     Verify(VerifyArgs),
+    /// Add what a program needs first to a store, as one object that the agent fetches before everything else
+    ///
+    /// Several recordings are merged: what at least half of them touched, in the order of mean ranks. Nothing else in the store
+    /// changes but checkpoint.json.
+    #[command(after_help = "Example:\n  pageferry-agent restore /srv/www/app --record trace -- --shell-job\n  \
+                            pageferry-strip working-set /srv/www/app --trace trace")]
+    WorkingSet(WorkingSetArgs),
     /// Show tasks, memory and sizes of a page store or checkpoint
     ///
     /// A checkpoint is read whole to tell what a store of it would come to; nothing is written.
@@ -84,6 +91,19 @@ pub(super) struct JoinArgs {
 pub(super) struct VerifyArgs {
     /// Path or http(s):// address of the store
     pub(super) store: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WorkingSetArgs {
+    /// The store: a folder of this machine
+    #[arg(value_parser = local)]
+    pub(super) store: Local,
+    /// What `pageferry-agent --record` wrote; can be given several times
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(super) trace: Vec<PathBuf>,
+    /// What to call it; a set of that name is replaced
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(super) name: String,
 }
 
 #[derive(Debug, clap::Args)]
