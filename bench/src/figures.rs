@@ -83,6 +83,14 @@ impl Figure {
         Self { name, asked: "beside CRIU's own".into(), measured, verdict: Verdict::Shown, samples: vec![ours, theirs] }
     }
 
+    /// Our median may be `asked` times theirs.
+    pub(crate) fn no_later(name: String, asked: f64, unit: &str, ours: Samples, theirs: Samples) -> Self {
+        let (our, their) = (ours.median(), theirs.median());
+        let measured = format!("{our:.0} {unit}; CRIU {their:.0} {unit} ({:.2}×)", our / their);
+        let held = our / their <= asked;
+        Self { name, asked: format!("≤ {asked}×"), measured, verdict: verdict(held), samples: vec![ours, theirs] }
+    }
+
     /// Their median must be at least `asked` times ours.
     pub(crate) fn sooner(name: String, asked: f64, unit: &str, ours: Samples, theirs: Samples) -> Self {
         let (our, their) = (ours.median(), theirs.median());

@@ -134,14 +134,16 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
              millisecond until it is answered, then goes on with 49 more requests, one after another, each for another\n\
              item. The program is whole when its pager has ended by itself (full dump: when `criu restore` has). In the\n\
              first run of each method by which it gets whole, all of its state is compared with what it was. `×` is the\n\
-             ratio to the median of CRIU's own lazy-pages. CRIU sends every lazy page uncompressed.",
+             ratio to the median of CRIU's own lazy-pages. CRIU sends every lazy page uncompressed.\n\
+             With \"set\": the store has a working set, recorded from one restore with the same fifty requests.",
             &["program", "method", "first reply", "50 replies", "whole", "from the store", "faults"],
         ),
         Measurement::Distance => (
             "Restore from 10 ms away",
             "The same with a TCP proxy between store and agent (CRIU: between page server and `criu lazy-pages`) that\n\
              delays what it is given by 5 ms each way and lets through 1 Gbit/s; a new connection costs one round trip.\n\
-             CRIU's slim dump is at hand, and so is ours but for `agent restore`. No working set is known.",
+             CRIU's slim dump is at hand, and so is ours but for `agent restore`. With \"set\": the store has a working set,\n\
+             recorded from one restore with the same fifty requests.",
             &["program", "method", "first reply", "50 replies", "whole", "from the store", "faults"],
         ),
     }

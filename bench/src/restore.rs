@@ -30,26 +30,50 @@ const DISTANT_RUNS: usize = 3;
 enum Method {
     /// `pageferry-agent lazy-pages` in the place of `criu lazy-pages`.
     LazyPages,
-    /// The same, but only what is touched is fetched (`--complete never`).
+    /// The same, with a working set.
+    LazyPagesSet,
+    /// Without one, and only what is touched is fetched (`--complete never`).
     Faults,
     /// `pageferry-agent restore URL`, which has nothing but the address.
     Restore,
+    /// The same, with a working set.
+    RestoreSet,
     /// `criu lazy-pages` and `criu page-server`.
     Criu,
     /// `criu restore` of the full dump, from this machine.
     Full,
 }
 
-const METHODS: [Method; 5] = [Method::LazyPages, Method::Faults, Method::Restore, Method::Criu, Method::Full];
+const METHODS: [Method; 7] = [
+    Method::LazyPages,
+    Method::LazyPagesSet,
+    Method::Faults,
+    Method::Restore,
+    Method::RestoreSet,
+    Method::Criu,
+    Method::Full,
+];
+/// What the set is called.
+const SET: &str = "bench";
 
 impl Method {
     fn name(self) -> &'static str {
         match self {
             Self::LazyPages => "agent lazy-pages",
-            Self::Faults => "the same, faults only",
+            Self::LazyPagesSet => "agent lazy-pages, set",
+            Self::Faults => "agent, faults only",
             Self::Restore => "agent restore URL",
+            Self::RestoreSet => "agent restore URL, set",
             Self::Criu => "CRIU lazy-pages",
             Self::Full => "CRIU, full dump here",
+        }
+    }
+
+    /// What the agent is told.
+    fn options(self) -> [&'static str; 3] {
+        match self {
+            Self::LazyPagesSet | Self::RestoreSet => ["--json", "--working-set", SET],
+            _ => ["--json", "--working-set", "none"],
         }
     }
 }
@@ -76,6 +100,7 @@ struct Restored {
 
 /// Restores a program by each method in turn, in another order each time.
 pub(crate) fn measure(bench: &Bench, scene: &Scene, speed: Option<Speed>) -> Result<Outcome> {
+    record(scene)?;
     let host = Host::server(&scene.work, &scene.split()?.store)?;
     let link = speed.map(|speed| SlowLink::to(host.port(), speed)).transpose()?;
     let url = link.as_ref().map_or_else(|| host.url(), |link| host.url_across(link));
@@ -120,6 +145,24 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene, speed: Option<Speed>) -> Res
     Ok(outcome(scene.subject.name, &times, speed))
 }
 
+/// Records what a restore and fifty replies need, and adds it to the store.
+fn record(scene: &Scene) -> Result<()> {
+    let (split, cell) = (scene.split()?, Cell::new()?);
+    let folder = scene.work.folder("record")?;
+    let trace = folder.join("trace");
+    let trace_name = trace.display().to_string();
+    let options = ["--record-settle", "0.5", "--record", &trace_name];
+    let pager = Pager::start(&split.store.display().to_string(), &split.slim, &folder, &options)?;
+    client::during(&cell, scene.checkpoint.program(), || {
+        criu_restore(&cell, &split.slim, &folder, &["--lazy-pages"])?;
+        pager.finish()
+    })?;
+    let mut strip = std::process::Command::new(tools::binary("pageferry-strip")?);
+    tools::run(strip.arg("working-set").arg(&split.store).arg("--trace").arg(&trace).args(["--name", SET]))?;
+    fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
 /// One restore. `check` compares every byte afterwards, which takes time of its own.
 fn restore(
     scene: &Scene,
@@ -135,16 +178,16 @@ fn restore(
     let cell = Cell::new()?;
     // The clock starts with `criu restore`, or with `pageferry-agent restore`; the other daemons listen by then.
     let timed = match method {
-        Method::LazyPages => {
-            let pager = Pager::start(url, slim, folder, &["--json"])?;
+        Method::LazyPages | Method::LazyPagesSet => {
+            let pager = Pager::start(url, slim, folder, &method.options())?;
             client::during(&cell, program, || {
                 criu_restore(&cell, slim, folder, &["--lazy-pages"])?;
                 Ok(Some(pager.finish()?))
             })?
         }
         Method::Faults => return faults_only(scene, url, folder, cell),
-        Method::Restore => client::during(&cell, program, || {
-            let output = agent_restore(&cell, url, &folder.join("images"), &["--json"], &[])?;
+        Method::Restore | Method::RestoreSet => client::during(&cell, program, || {
+            let output = agent_restore(&cell, url, &folder.join("images"), &method.options(), &[])?;
             Ok(Some(tools::text(&output.stdout)))
         })?,
         Method::Criu => {
@@ -170,13 +213,24 @@ fn restore(
 /// The program never gets whole: it ends, and the agent with it.
 fn faults_only(scene: &Scene, url: &str, folder: &Path, cell: Cell) -> Result<Restored> {
     let slim = &scene.split()?.slim;
-    let mut pager = Pager::start(url, slim, folder, &["--json", "--complete", "never"])?;
+    let mut pager = Pager::start(url, slim, folder, &["--json", "--working-set", "none", "--complete", "never"])?;
     let restore = || criu_restore(&cell, slim, folder, &["--lazy-pages"]);
     let timed = client::during(&cell, scene.checkpoint.program(), restore)?;
     cell.end();
     pager.wait()?;
     let summary = Summary::find(&pager.daemon().log())?;
     Ok(Restored { replies: timed.replies, whole: None, summary: Some(summary) })
+}
+
+/// With a working set and over [`DISTANCE`]: how much later than CRIU's restore from local files the first reply may come, and how much sooner than
+/// over CRIU's own daemons it shall.
+fn with_set(method: Method, name: &str) -> Option<(f64, f64)> {
+    let sooner = if matches!(name, "node" | "gunicorn") { 25.0 } else { 5.0 };
+    match method {
+        Method::LazyPagesSet => Some((1.25, sooner)),
+        Method::RestoreSet => Some((2.0, sooner)),
+        _ => None,
+    }
 }
 
 fn outcome(name: &str, times: &[Times; METHODS.len()], speed: Option<Speed>) -> Outcome {
@@ -200,6 +254,13 @@ fn outcome(name: &str, times: &[Times; METHODS.len()], speed: Option<Speed>) -> 
             times.wire.with_spread("MB", 1),
             times.faults.with_spread("faults", 0).replace(" faults", ""),
         ]);
+        if let (Some(_), Some(full), Some((limit, sooner))) = (speed, of(Method::Full), with_set(method, name)) {
+            let what = |than: &str| format!("{name}, {}, 10 ms: first reply against {than}", method.name());
+            let ours = || times.first.clone();
+            let eager = full.first.clone();
+            outcome.figures.push(Figure::no_later(what("CRIU from local files"), limit, "ms", ours(), eager));
+            outcome.figures.push(Figure::sooner(what("CRIU's own"), sooner, "ms", ours(), criu.first.clone()));
+        }
         if matches!(method, Method::LazyPages | Method::Restore) {
             let beside = |what: &str, sooner: f64, ours: &Samples, theirs: &Samples| {
                 let (ours, theirs) = (ours.clone(), theirs.clone());

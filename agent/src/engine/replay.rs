@@ -17,7 +17,9 @@ const FRAMES_PER_TURN: usize = 8;
 pub(super) struct Replay {
     /// Frames that have been downloaded, and are not in place.
     expected: HashSet<FrameNumber>,
+    /// Until the last frame of the set is in place, or the set is given up: the transfer waits.
     pub under_way: bool,
+    /// Whether there is something to do without waiting for anything.
     pub more: bool,
 }
 
@@ -54,6 +56,8 @@ impl Engine {
                 }
                 Some(Arrival::ReplayDone) => {
                     self.replay.under_way = false;
+                    // The transfer waited for this, and nothing else would wake it.
+                    self.replay.more = true;
                     for frame in std::mem::take(&mut self.replay.expected) {
                         self.faults.look_again(frame);
                     }
