@@ -2,6 +2,7 @@
 
 use crate::engine::Complete;
 use clap::{Args, Parser, Subcommand};
+use page_store::HttpVersion;
 use std::{path::PathBuf, time::Duration};
 
 /// Restores CRIU checkpoints from a page store: processes run at once, their memory follows.
@@ -38,6 +39,13 @@ pub struct PagerArgs {
     /// When to transfer memory that nothing has asked for yet.
     #[arg(long, value_enum, default_value = "now", value_name = "WHEN")]
     pub complete: Complete,
+    /// Transfer what nothing has asked for no faster than this, in bytes per second; k, M and G are thousands, millions, billions.
+    /// What the process waits for is not held up.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit_rate: Option<u64>,
+    /// Speak HTTP/2: one connection for demand, one for the transfer, instead of as many as there are requests at once.
+    #[arg(long)]
+    pub http2: bool,
     /// Folder for the lazy-pages socket and log files [default: the images directory].
     #[arg(short = 'W', long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
@@ -48,7 +56,7 @@ pub struct PagerArgs {
     /// touches is fetched.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// A recording ends when nothing was touched for so long.
+    /// A recording ends when nothing was touched for so long; or when the agent gets SIGUSR1, the signal that the service is ready.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub record_settle: Duration,
     /// The working set to fetch first, `none` for none [default: the one that was added last].
@@ -114,6 +122,13 @@ pub struct RestoreArgs {
 }
 
 impl PagerArgs {
+    /// HTTP/1.1 unless asked otherwise. A demand fault is one small request, and there are seldom more than a few at once: with HTTP/1.1
+    /// each has a connection to itself, so that no answer queues behind another; HTTP/2 has them share one, its window and its losses.
+    /// `cargo xtask bench` measures both.
+    pub(crate) fn http_version(&self) -> HttpVersion {
+        if self.http2 { HttpVersion::Http2 } else { HttpVersion::Http1 }
+    }
+
     /// The level for the log. CRIU's numbers: 0 and 1 errors, 2 warnings, 3 information, 4 debug.
     pub fn level(&self) -> anyhow::Result<tracing::Level> {
         use tracing::Level;
@@ -136,6 +151,22 @@ impl PagerArgs {
             _ => Level::TRACE,
         })
     }
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let unit = match unit {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "m" | "M" => 1_000_000,
+        "g" | "G" => 1_000_000_000,
+        _ => return Err("the units are k, M and G".into()),
+    };
+    let rate = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|rate| *rate > 0);
+    rate.ok_or_else(|| "give bytes per second, for instance 500k or 12M".into())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -181,6 +212,16 @@ mod tests {
         assert_eq!(level(&["-v2", "-D", "."]), Level::WARN);
         assert_eq!(level(&["-q"]), Level::WARN);
         assert_eq!(level(&["--no-default-config", "--verbosity=4", "--images-dir", "."]), Level::DEBUG);
+    }
+
+    #[test]
+    fn rates_have_units() {
+        assert_eq!(rate("12M"), Ok(12_000_000));
+        assert_eq!(rate("500k"), Ok(500_000));
+        assert_eq!(rate("1"), Ok(1));
+        for bad in ["", "0", "-1", "1.5M", "12Mbit", "M", "99999999999999999999", "18446744073709551615G"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -4,18 +4,20 @@
 //! never waits behind a transfer. Nothing here gives up: what cannot be had now is tried again until it can, and the
 //! log and the progress line say so. Only verified frames come out ([`page_store::Frame`]).
 
-use crate::{link::Link, placement::Placement, status::Status};
+mod extent;
+mod retry;
+
+use crate::{link::Link, placement::Placement, rate::RateLimit, status::Status};
 use anyhow::{Context, Result};
 use criu_images::{PageRange, Pid};
-use futures::StreamExt;
+use extent::{Extent, Outlet};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use page_store::{Frame, FrameNumber, Store, working_set::WorkingSet};
+use retry::until_it_works;
 use std::{
-    future::Future,
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -25,12 +27,8 @@ use tokio::{
 
 /// Frames of the background transfer that may wait for the engine: 4 MiB.
 const BACKGROUND_QUEUE: usize = 64;
-/// One attempt at a frame may take this long; then the request is made anew. A frame is at most 64 KiB.
-const ATTEMPT: Duration = Duration::from_secs(30);
 /// Threads that decode the background transfer leave processors to the restored processes and to their faults.
 const BACKGROUND_NICE: i32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the engine asked for and now has.
 #[derive(Debug)]
@@ -58,6 +56,7 @@ pub(crate) struct Fetcher {
     demand: Lane,
     background: Lane,
     link: Arc<Link>,
+    limit: Arc<RateLimit>,
     status: Arc<Status>,
     wake: Arc<EventFd>,
     urgent: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
@@ -100,13 +99,14 @@ impl Drop for Lane {
 }
 
 impl Fetcher {
-    /// Starts the threads; `cores` of them decode the background transfer.
-    pub(crate) fn start(store: &Store, status: Arc<Status>, cores: usize) -> Result<Self> {
+    /// Starts the threads; `cores` of them decode the background transfer, which `limit` holds to a rate.
+    pub(crate) fn start(store: &Store, status: Arc<Status>, cores: usize, limit: RateLimit) -> Result<Self> {
         Ok(Self {
             // A second thread: a frame that is being decoded does not keep another fault's answer waiting.
             demand: Lane::new("demand", 2, 0, store)?,
             background: Lane::new("transfer", cores, BACKGROUND_NICE, store)?,
             link: Arc::default(),
+            limit: Arc::new(limit),
             status,
             wake: Arc::new(
                 EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("making an eventfd")?,
@@ -119,10 +119,8 @@ impl Fetcher {
 
     /// Fetches a frame before anything else, and neighbours that follow it. Each is handed over as soon as it is verified.
     pub(crate) fn demand(&self, frames: Range<FrameNumber>) {
-        let extent =
-            Extent { store: self.demand.store.clone(), frames, status: self.status.clone(), wake: self.wake.clone() };
-        let (out, link) = (self.urgent.0.clone(), self.link.clone());
-        self.demand.handle().spawn(extent.run(Outlet::Urgent(out, link)));
+        let extent = self.extent_of(&self.demand, frames);
+        self.demand.handle().spawn(extent.run(Outlet::Urgent(self.urgent.0.clone())));
     }
 
     /// What was measured on demand requests.
@@ -172,14 +170,19 @@ impl Fetcher {
 
     /// Streams neighbouring frames, each handed over as soon as it is verified.
     pub(crate) fn extent(&self, frames: Range<FrameNumber>) {
-        let extent = Extent {
-            store: self.background.store.clone(),
+        let extent = self.extent_of(&self.background, frames);
+        let outlet = Outlet::InTurn(self.transfer.0.clone(), self.limit.clone());
+        self.background.handle().spawn(extent.run(outlet));
+    }
+
+    fn extent_of(&self, lane: &Lane, frames: Range<FrameNumber>) -> Extent {
+        Extent {
+            store: lane.store.clone(),
             frames,
+            link: self.link.clone(),
             status: self.status.clone(),
             wake: self.wake.clone(),
-        };
-        let outlet = Outlet::InTurn(self.transfer.0.clone());
-        self.background.handle().spawn(extent.run(outlet));
+        }
     }
 
     /// What faults wait for.
@@ -214,99 +217,6 @@ impl Fetcher {
     }
 }
 
-/// Neighbouring frames to be fetched, however long it takes.
-struct Extent {
-    store: Store,
-    frames: Range<FrameNumber>,
-    status: Arc<Status>,
-    wake: Arc<EventFd>,
-}
-
-/// Where an extent's frames go.
-enum Outlet {
-    /// To the engine at once; what was measured, to the link.
-    Urgent(mpsc::UnboundedSender<Arrival>, Arc<Link>),
-    /// To the engine when it has room.
-    InTurn(mpsc::Sender<Arrival>),
-}
-
-impl Extent {
-    async fn run(self, outlet: Outlet) {
-        let Range { start: mut next, end } = self.frames;
-        let mut pauses = Pauses::default();
-        while next < end {
-            let mut timer = Timer::default();
-            let mut stream = self.store.stream_frames(next..end);
-            loop {
-                let answer = tokio::time::timeout(ATTEMPT, stream.next()).await;
-                match answer.unwrap_or_else(|_| Some(Err(too_slow(next)))) {
-                    Some(Ok(frame)) => {
-                        pauses.worked(&self.status);
-                        next = FrameNumber(frame.number().0 + 1);
-                        timer.frame();
-                        match &outlet {
-                            Outlet::Urgent(out, _) => deliver(out, &self.wake, Arrival::Demanded(frame)),
-                            Outlet::InTurn(out) => deliver_in_turn(out, &self.wake, Arrival::Transferred(frame)).await,
-                        }
-                        // Bytes that are there already must not keep another extent's first frame waiting.
-                        tokio::task::yield_now().await;
-                    }
-                    Some(Err(error)) => {
-                        pauses.failed(&self.status, &error.into()).await;
-                        break;
-                    }
-                    None => break,
-                }
-            }
-            if let Outlet::Urgent(_, link) = &outlet {
-                timer.report(link);
-            }
-        }
-        if let Outlet::InTurn(out) = &outlet {
-            deliver_in_turn(out, &self.wake, Arrival::ExtentDone).await;
-        }
-    }
-}
-
-/// When the frames of one answer came.
-struct Timer {
-    asked: Instant,
-    first: Option<Instant>,
-    last: Instant,
-    more: u32,
-}
-
-impl Default for Timer {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self { asked: now, first: None, last: now, more: 0 }
-    }
-}
-
-impl Timer {
-    fn frame(&mut self) {
-        self.last = Instant::now();
-        match self.first {
-            None => self.first = Some(self.last),
-            Some(_) => self.more += 1,
-        }
-    }
-
-    fn report(&self, link: &Link) {
-        if let Some(first) = self.first {
-            link.answered(first - self.asked);
-            link.followed(self.more, self.last - first);
-        }
-    }
-}
-
-fn too_slow(frame: FrameNumber) -> page_store::Error {
-    page_store::Error::Unavailable {
-        object: format!("frame {}", frame.0),
-        problem: format!("no answer within {} s", ATTEMPT.as_secs()),
-    }
-}
-
 fn deliver(out: &mpsc::UnboundedSender<Arrival>, wake: &EventFd, arrival: Arrival) {
     // The receiver is gone only when the restore has ended.
     let _ = out.send(arrival);
@@ -316,51 +226,4 @@ fn deliver(out: &mpsc::UnboundedSender<Arrival>, wake: &EventFd, arrival: Arriva
 async fn deliver_in_turn(out: &mpsc::Sender<Arrival>, wake: &EventFd, arrival: Arrival) {
     let _ = out.send(arrival).await;
     let _ = wake.write(1);
-}
-
-async fn until_it_works<T, E, F>(status: &Status, mut attempt: impl FnMut() -> F) -> T
-where
-    E: Into<anyhow::Error>,
-    F: Future<Output = Result<T, E>>,
-{
-    let mut pauses = Pauses::default();
-    loop {
-        match attempt().await {
-            Ok(value) => {
-                pauses.worked(status);
-                return value;
-            }
-            Err(error) => pauses.failed(status, &error.into()).await,
-        }
-    }
-}
-
-/// The pause before the next attempt: doubles up to two seconds.
-#[derive(Default)]
-struct Pauses {
-    failures: u32,
-}
-
-impl Pauses {
-    fn worked(&mut self, status: &Status) {
-        self.failures = 0;
-        if status.outage.swap(false, Relaxed) {
-            tracing::info!("the store answers again");
-        }
-    }
-
-    async fn failed(&mut self, status: &Status, error: &anyhow::Error) {
-        status.retries.fetch_add(1, Relaxed);
-        if matches!(error.downcast_ref(), Some(page_store::Error::Corrupt { .. })) {
-            status.digest_failures.fetch_add(1, Relaxed);
-        }
-        if status.outage.swap(true, Relaxed) {
-            tracing::debug!("still failing: {error:#}");
-        } else {
-            tracing::warn!("{error:#}; trying again until it works, processes that need the page wait");
-        }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-        self.failures += 1;
-        tokio::time::sleep(pause).await;
-    }
 }

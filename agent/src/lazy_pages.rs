@@ -5,25 +5,23 @@ use crate::{
     counting::CountingBackend,
     criu_socket::LazyPagesSocket,
     early::Early,
-    engine::{Engine, Plan, RecordOptions},
+    engine::{Engine, Orders, Plan, RecordOptions},
     fetch::Fetcher,
     ids,
     images::Images,
     progress,
+    rate::RateLimit,
     status::{Moment, Status},
     uffd,
 };
 use anyhow::{Context, Result};
 use nix::sys::eventfd::EventFd;
-use page_store::Store;
+use page_store::{HttpVersion, Store};
 use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
     time::Instant,
 };
@@ -32,9 +30,10 @@ use tokio::runtime::Runtime;
 /// A pager that listens, and will serve one restore.
 pub struct Pager {
     engine: JoinHandle<Result<()>>,
-    hurry: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     wake: Arc<EventFd>,
     status: Arc<Status>,
+    signals: Signals,
 }
 
 impl Pager {
@@ -47,45 +46,49 @@ impl Pager {
         early: Early,
         status: Arc<Status>,
     ) -> Result<Self> {
+        let signals = Signals::new()?;
         let images = Images::open(images_dir, &store).await?;
         ids::keep_clear_of(&images.ids)?;
         let socket = LazyPagesSocket::bind(work_dir)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let fetcher = Fetcher::start(&store, status.clone(), cores)?;
+        let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate))?;
         let wake = fetcher.waker();
-        let hurry = Arc::new(AtomicBool::new(false));
+        let orders = Arc::new(Orders::default());
         let ids = images.ids.clone();
         let record = args.record.clone().map(|file| RecordOptions { file, settle: args.record_settle });
         let plan = Plan { complete: args.complete, replays: early.working_set.is_some(), record };
         if let Some(set) = early.working_set {
             fetcher.replay(set);
         }
-        let engine = Engine::new(socket, images, store, fetcher, plan, hurry.clone(), status.clone())?;
+        let engine = Engine::new(socket, images, store, fetcher, plan, orders.clone(), status.clone())?;
         let engine = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || engine.run())
             .context("starting the engine's thread")?;
         ids::check_threads(&ids)?;
         status.reached(Moment::Listening);
-        Ok(Self { engine, hurry, wake, status })
+        Ok(Self { engine, orders, wake, status, signals })
     }
 
     /// Waits until every process is whole or gone. A signal makes it finish early: it completes all processes at once and then ends,
     /// since a process whose pager goes away reads zeros.
     pub async fn finish(self, json: bool, quiet: bool) -> Result<()> {
         let progress = progress::Line::start(self.status.clone(), quiet || json);
-        let mut signals = Signals::new()?;
+        let mut signals = self.signals;
         let engine = tokio::task::spawn_blocking(move || self.engine.join());
         tokio::pin!(engine);
         let outcome = loop {
             tokio::select! {
                 outcome = &mut engine => break outcome?,
-                () = signals.next() => {
+                told = signals.next() => if told == Told::Ready {
+                    self.orders.stop_recording.store(true, Relaxed);
+                    let _ = self.wake.write(1);
+                } else {
                     tracing::warn!(
                         "asked to stop: first the {} pages that are still missing, the processes would read zeros without them",
                         self.status.missing.load(Relaxed)
                     );
-                    self.hurry.store(true, Relaxed);
+                    self.orders.hurry.store(true, Relaxed);
                     let _ = self.wake.write(1);
                 }
             }
@@ -104,34 +107,48 @@ impl Pager {
 
     /// Makes a pager that CRIU has not connected to end.
     pub fn cancel(&self) {
-        self.hurry.store(true, Relaxed);
+        self.orders.hurry.store(true, Relaxed);
         let _ = self.wake.write(1);
     }
 }
 
-/// SIGINT and SIGTERM.
+/// What a signal means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Stop,
+    /// The restored service is ready: a recording has all that matters.
+    Ready,
+}
+
+/// SIGINT and SIGTERM; SIGUSR1. Caught from before CRIU starts: an agent that a signal ends then would leave zeros.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.user1.recv() => Told::Ready,
         }
     }
 }
 
 /// Opens a store so that what it reads is counted.
-pub(crate) async fn open_store(location: &str, status: &Arc<Status>) -> Result<Store> {
-    let store = Store::open(location).await.with_context(|| format!("opening the page store {location}"))?;
+pub(crate) async fn open_store(location: &str, http: HttpVersion, status: &Arc<Status>) -> Result<Store> {
+    let store = Store::open_by(location, http).await.with_context(|| format!("opening the page store {location}"))?;
     Ok(store.with_backend(Arc::new(CountingBackend::new(store.backend().clone(), status.clone()))))
 }
 
@@ -146,7 +163,7 @@ pub fn run(args: LazyPagesArgs, started: Instant, listening: impl FnOnce() -> Re
     runtime()?.block_on(async {
         let status = Arc::new(Status::new(started));
         let location = args.store.clone().unwrap_or_else(|| args.images_dir.display().to_string());
-        let store = open_store(&location, &status).await?;
+        let store = open_store(&location, args.pager.http_version(), &status).await?;
         let early = Early::start(&store, &args.pager)?;
         let pager = Pager::start(store, &args.images_dir, &work_dir, &args.pager, early, status).await?;
         if let Some(fd) = args.status_fd {

@@ -22,6 +22,7 @@ pub mod lazy_pages;
 mod link;
 mod placement;
 mod progress;
+mod rate;
 pub mod restore;
 pub mod status;
 pub mod uffd;

@@ -36,6 +36,11 @@ impl Link {
         }
     }
 
+    /// From a request to its first frame; `None` until one was measured.
+    pub(crate) fn answer_time(&self) -> Option<Duration> {
+        self.lock().first_frame.map(Duration::from_secs_f64)
+    }
+
     /// How many frames can follow the first in the time that a request takes: the bandwidth-delay product, in frames. `None` until both
     /// were measured.
     pub(crate) fn frames_per_request(&self) -> Option<f64> {

@@ -21,7 +21,7 @@ const RESTORE_LOG: &str = "restore.log";
 pub fn run(args: RestoreArgs, started: Instant) -> Result<()> {
     runtime()?.block_on(async {
         let status = Arc::new(Status::new(started));
-        let store = open_store(&args.store, &status).await?;
+        let store = open_store(&args.store, args.pager.http_version(), &status).await?;
         // Lives until the end: the slim dump, unless the user wants to keep it, the socket, CRIU's log.
         let scratch =
             tempfile::Builder::new().prefix("pageferry-").tempdir().context("making a temporary directory")?;

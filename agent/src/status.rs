@@ -1,13 +1,17 @@
 //! What a restore has done so far: counters that every part adds to, the progress line and the summary read from.
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::{
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// An hour, in nanoseconds.
+const LONGEST_STALL: u64 = 3_600_000_000_000;
 
 /// Counters of one restore. Shared; all of them only grow, but for `missing`.
 #[derive(Debug)]
@@ -37,13 +41,34 @@ pub struct Status {
     pub requests: AtomicU64,
     /// Attempts that failed and were made again.
     pub retries: AtomicU64,
-    /// Of these, answers whose bytes did not match their digest.
+    /// Requests that were made a second time because the first was late.
+    pub hedges: AtomicU64,
+    /// Of the attempts that failed, answers whose bytes did not match their digest.
     pub digest_failures: AtomicU64,
     /// Processes, forked ones included.
     pub processes: AtomicU64,
+    /// Frames read ahead that were held back to see whether a fault asks for them, and did so.
+    pub read_ahead_used: AtomicU64,
+    /// The same, and none did.
+    pub read_ahead_unused: AtomicU64,
     /// Whether the store cannot be reached just now.
     pub outage: AtomicBool,
     moments: Mutex<Moments>,
+    stalls: Mutex<Histogram<u32>>,
+}
+
+/// How long threads waited for a page, in seconds: from when their fault was read until it was answered. What the kernel takes before
+/// and after that, some 5 µs, is not in it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Stalls {
+    /// Half waited no longer than this.
+    pub p50: f64,
+    /// All but one in a hundred.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+    /// All together.
+    pub sum: f64,
 }
 
 /// Seconds since the start, as they happened.
@@ -93,11 +118,41 @@ impl Status {
             wire_bytes: 0.into(),
             requests: 0.into(),
             retries: 0.into(),
+            hedges: 0.into(),
             digest_failures: 0.into(),
             processes: 0.into(),
+            read_ahead_used: 0.into(),
+            read_ahead_unused: 0.into(),
             outage: false.into(),
             moments: Mutex::default(),
+            // Two digits: 100 µs and 101 µs are the same. Longer than an hour counts as an hour.
+            stalls: Mutex::new(Histogram::new_with_max(LONGEST_STALL, 2).expect("bounds that the crate allows")),
         }
+    }
+
+    /// A fault was answered so long after it was read.
+    pub fn stalled(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.stalls.lock().unwrap_or_else(|e| e.into_inner()).saturating_record(nanos);
+    }
+
+    /// Waiting times so far; `None` before the first fault.
+    pub fn stalls(&self) -> Option<Stalls> {
+        let stalls = self.stalls.lock().unwrap_or_else(|e| e.into_inner());
+        let seconds = |nanos: u64| nanos as f64 / 1e9;
+        let quantile = |q| seconds(stalls.value_at_quantile(q));
+        (!stalls.is_empty()).then(|| Stalls {
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+            max: seconds(stalls.max()),
+            sum: stalls.mean() / 1e9 * stalls.len() as f64,
+        })
+    }
+
+    /// Of the frames that were read ahead and watched, the share that was asked for.
+    pub fn read_ahead_precision(&self) -> Option<f64> {
+        let (used, unused) = (self.read_ahead_used.load(Relaxed), self.read_ahead_unused.load(Relaxed));
+        (used + unused > 0).then(|| used as f64 / (used + unused) as f64)
     }
 
     /// Notes a moment; only the first time counts.
@@ -134,7 +189,11 @@ impl Status {
             wire_bytes: self.wire_bytes.load(Relaxed),
             requests: self.requests.load(Relaxed),
             retries: self.retries.load(Relaxed),
+            hedges: self.hedges.load(Relaxed),
             digest_failures: self.digest_failures.load(Relaxed),
+            read_ahead_precision: self.read_ahead_precision(),
+            stalls: self.stalls(),
+            cpu_seconds: cpu_seconds(),
             seconds: self.moments(),
         }
     }
@@ -142,7 +201,7 @@ impl Status {
 
 /// A snapshot of [`Status`], for printing.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "each is the counter of the same name in Status")]
+#[allow(missing_docs, reason = "each is what has the same name in Status")]
 pub struct Summary {
     pub processes: u64,
     pub faults: u64,
@@ -156,8 +215,20 @@ pub struct Summary {
     pub wire_bytes: u64,
     pub requests: u64,
     pub retries: u64,
+    pub hedges: u64,
     pub digest_failures: u64,
+    pub read_ahead_precision: Option<f64>,
+    pub stalls: Option<Stalls>,
+    pub cpu_seconds: f64,
     pub seconds: Moments,
+}
+
+/// Processor time that this process took, on all cores.
+fn cpu_seconds() -> f64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    usage.map_or(0.0, |usage| seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
 impl std::fmt::Display for Summary {
@@ -182,6 +253,10 @@ impl std::fmt::Display for Summary {
             self.retries,
             self.digest_failures
         )?;
+        if let Some(stalls) = self.stalls {
+            let ms = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
+            writeln!(f, "stalls  p50 {}, p99 {}, longest {}", ms(stalls.p50), ms(stalls.p99), ms(stalls.max))?;
+        }
         write!(
             f,
             "time    restored {}, first fault {} (served {}), whole {}; {} processes, {} faults",

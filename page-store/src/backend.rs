@@ -4,7 +4,7 @@ mod http;
 mod local;
 mod response;
 
-pub use http::HttpBackend;
+pub use http::{HttpBackend, HttpVersion};
 pub use local::LocalBackend;
 pub(crate) use local::{blocking, check_limit, stream_range};
 

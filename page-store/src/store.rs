@@ -5,7 +5,7 @@ mod open;
 mod parts;
 
 use crate::{
-    Backend, Error, Frame, FrameInfo, FrameNumber, Manifest, Result, Run, SlimDump, WorkingSetObject,
+    Backend, Error, Frame, FrameInfo, FrameNumber, HttpVersion, Manifest, Result, Run, SlimDump, WorkingSetObject,
     backend::blocking, index::IndexPart, working_set::WorkingSet,
 };
 use bytes::Bytes;
@@ -36,7 +36,12 @@ impl Store {
     ///
     /// A raw checkpoint is read once, whole, for its digests.
     pub async fn open(location: &str) -> Result<Self> {
-        Self::from_backend(open::backend(location).await?).await
+        Self::open_by(location, HttpVersion::default()).await
+    }
+
+    /// The same, over a certain version of HTTP where the location is an address.
+    pub async fn open_by(location: &str, http: HttpVersion) -> Result<Self> {
+        Self::from_backend(open::backend(location, http).await?).await
     }
 
     /// Opens what a backend holds.

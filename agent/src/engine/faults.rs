@@ -13,6 +13,7 @@ use page_store::{FRAME_PAGES, Frame, FrameNumber, Location, Run};
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroUsize,
+    time::Instant,
 };
 
 /// Decoded frames that are kept for the next fault, 16 MiB: neighbours of a fault, and pages that several tasks share.
@@ -23,6 +24,8 @@ const CACHED_FRAMES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 struct Waiter {
     process: ProcessId,
     page: PageAddr,
+    /// When the fault was read; `None` for a page that nobody waits for, but should be there.
+    since: Option<Instant>,
 }
 
 /// Faults on their way to an answer.
@@ -51,8 +54,9 @@ impl Default for Faults {
 }
 
 impl Faults {
-    pub(super) fn push(&mut self, process: ProcessId, page: PageAddr) {
-        self.queue.push_back(Waiter { process, page });
+    /// A thread waits for a page since `since`; or nobody does.
+    pub(super) fn push(&mut self, process: ProcessId, page: PageAddr, since: Option<Instant>) {
+        self.queue.push_back(Waiter { process, page, since });
     }
 
     pub(super) fn stalled(&self) -> bool {
@@ -115,12 +119,17 @@ impl Engine {
         }
         match process.space.fault(waiter.page) {
             Answer::Stored { origin, .. } => self.answer_stored(waiter, origin),
-            Answer::Zero { run } => self.zero(waiter.process, first_pages(run, waiter.page)),
+            Answer::Zero { run } => {
+                let progress = self.zero(waiter.process, first_pages(run, waiter.page))?;
+                self.answered(waiter, progress);
+                Ok(progress)
+            }
             // A mapping that grew in place, of which no event tells: the page is new. Or unmapped since the fault was raised: then
             // the kernel knows no such mapping.
             Answer::NotOurs => {
                 let progress = self.zero(waiter.process, one_page(waiter.page))?;
                 self.wake(waiter)?;
+                self.answered(waiter, progress);
                 Ok(progress)
             }
         }
@@ -140,7 +149,11 @@ impl Engine {
             anyhow::bail!("the index does not know page {origin:#x} of task {pid} any more; was the store replaced?");
         };
         let first = match run.location {
-            Location::Zero => return self.zero_stored(waiter.process, run.range),
+            Location::Zero => {
+                let progress = self.zero_stored(waiter.process, run.range)?;
+                self.answered(waiter, progress);
+                return Ok(progress);
+            }
             Location::Page(first) => first,
         };
         let offset = (origin.get() - run.range.start().get()) / PAGE_SIZE;
@@ -160,10 +173,19 @@ impl Engine {
         let pieces = pieces_in_frame(task, &runs, number);
         let progress = self.install(waiter.process, &frame, pieces, Class::Fault)?;
         if progress == Progress::Done {
-            self.status.reached(Moment::FirstFaultServed);
             self.wake(waiter)?;
         }
+        self.answered(waiter, progress);
         Ok(progress)
+    }
+
+    fn answered(&self, waiter: Waiter, progress: Progress) {
+        if progress == Progress::Done
+            && let Some(since) = waiter.since
+        {
+            self.status.reached(Moment::FirstFaultServed);
+            self.status.stalled(since.elapsed());
+        }
     }
 
     /// Copies wake who waits for them; this is for a fault on a page that was present by the time it was looked at. A wake too many
@@ -219,7 +241,6 @@ impl Engine {
         let mut moved = Moved::default();
         let progress = process.zero(range, &mut moved)?;
         self.add(Class::Zero, moved);
-        self.status.reached(Moment::FirstFaultServed);
         Ok(progress)
     }
 

@@ -12,6 +12,7 @@
 //! A batch of events is applied as a whole before its faults are answered, so that no answer is older than the layout.
 
 mod faults;
+mod frame_set;
 mod process;
 mod read_ahead;
 mod record;
@@ -53,6 +54,11 @@ use transfer::Transfer;
 const HEARTBEAT: Duration = Duration::from_millis(250);
 /// How long to sleep while the kernel has a copy wait for an event that is not there to be read yet.
 const STALLED: u16 = 1;
+/// While faults are answered within this time, what they wait for is a processor, not a network.
+const NEARBY: Duration = Duration::from_millis(2);
+/// A program that has not faulted for so long is no longer in a rush, and neither is one that has run for so long.
+const CALM: Duration = Duration::from_millis(10);
+const LONGEST_RUSH: Duration = Duration::from_millis(500);
 /// `--complete idle`: how long no fault may have come before pages are transferred.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -93,6 +99,15 @@ pub(crate) struct Plan {
     pub record: Option<RecordOptions>,
 }
 
+/// What another thread may tell the engine while it runs. Each is set once.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    /// Complete every process as soon as possible, whatever the plan says.
+    pub hurry: AtomicBool,
+    /// End the recording, if there is one.
+    pub stop_recording: AtomicBool,
+}
+
 /// One restore.
 pub(crate) struct Engine {
     epoll: Epoll,
@@ -118,21 +133,22 @@ pub(crate) struct Engine {
     restored: bool,
     /// CRIU went away before it was finished; what it left is served until it is gone.
     abandoned: bool,
-    hurry: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     last_fault: Instant,
+    restored_at: Instant,
     last_heartbeat: Instant,
     status: Arc<Status>,
 }
 
 impl Engine {
-    /// `hurry`, once true, makes the engine complete every process as soon as it can, whatever `complete` says.
+    /// The engine looks at `orders` at least four times a second, and at once when it is woken.
     pub(crate) fn new(
         socket: LazyPagesSocket,
         images: Images,
         store: Store,
         fetcher: Fetcher,
         plan: Plan,
-        hurry: Arc<AtomicBool>,
+        orders: Arc<Orders>,
         status: Arc<Status>,
     ) -> Result<Self> {
         let Plan { complete, replays, record } = plan;
@@ -166,8 +182,9 @@ impl Engine {
             complete,
             restored: false,
             abandoned: false,
-            hurry,
+            orders,
             last_fault: now,
+            restored_at: now,
             last_heartbeat: now,
             status,
         })
@@ -245,7 +262,10 @@ impl Engine {
         }
         if !self.restored {
             let nobody = self.connection.is_none() && self.processes.is_empty();
-            ensure!(!(nobody && self.hurry.load(Relaxed)), "interrupted before CRIU connected; nothing was restored");
+            ensure!(
+                !(nobody && self.orders.hurry.load(Relaxed)),
+                "interrupted before CRIU connected; nothing was restored"
+            );
             return Ok(false);
         }
         self.release_whole()?;
@@ -272,7 +292,8 @@ impl Engine {
         } else if self.faults.stalled() || self.transfer.stalled() {
             STALLED.into()
         } else {
-            u16::try_from(HEARTBEAT.as_millis()).expect("a quarter of a second").into()
+            let longest = if self.restored && self.is_rush() { CALM } else { HEARTBEAT };
+            u16::try_from(longest.as_millis()).expect("a quarter of a second at most").into()
         }
     }
 
@@ -305,9 +326,10 @@ impl Engine {
                 }
                 Message::RestoreFinished => {
                     self.restored = true;
-                    self.last_fault = Instant::now();
+                    self.restored_at = Instant::now();
+                    self.last_fault = self.restored_at;
                     self.processes.values_mut().for_each(|process| process.registered = true);
-                    self.first.drain(..).for_each(|(id, page)| self.faults.push(id, page));
+                    self.first.drain(..).for_each(|(id, page)| self.faults.push(id, page, None));
                     self.status.reached(Moment::Restored);
                     self.hang_up()?;
                     return Ok(());
@@ -366,7 +388,7 @@ impl Engine {
                         self.status.faults.fetch_add(1, Relaxed);
                         self.last_fault = Instant::now();
                         if let Some(page) = PageAddr::containing(addr) {
-                            self.faults.push(id, page);
+                            self.faults.push(id, page, Some(self.last_fault));
                         }
                     }
                     Event::Fork(uffd) => children.push(process.fork(uffd)),
@@ -425,11 +447,12 @@ impl Engine {
         }
         self.last_heartbeat = Instant::now();
         self.forget_gone();
-        let hurry = self.hurry.load(Relaxed);
-        if self.restored && self.recorder.as_ref().is_some_and(|r| hurry || r.is_over(self.last_fault)) {
+        let hurry = self.orders.hurry.load(Relaxed);
+        let enough = hurry || self.orders.stop_recording.load(Relaxed);
+        if self.restored && self.recorder.as_ref().is_some_and(|r| enough || r.is_over(self.last_fault)) {
             self.end_recording();
         }
-        if self.hurry.load(Relaxed) && self.complete != Complete::Now {
+        if hurry && self.complete != Complete::Now {
             if self.complete == Complete::Never && !self.knows_places() {
                 self.fetcher.load_placement();
             }
@@ -447,6 +470,17 @@ impl Engine {
 
     fn count(&self) {
         self.status.missing.store(self.processes.values().map(|p| p.space.missing_pages()).sum(), Relaxed);
+        let (used, unused) = self.read_ahead.samples();
+        self.status.read_ahead_used.store(used, Relaxed);
+        self.status.read_ahead_unused.store(unused, Relaxed);
+    }
+
+    /// Whether a program that was just restored faults its way to its first reply, and the store is so near that a transfer would
+    /// only take processors away from it. From a distance the transfer is what shortens the way: there faults wait for the network.
+    fn is_rush(&self) -> bool {
+        let nearby = self.fetcher.link().answer_time().is_none_or(|time| time < NEARBY);
+        let since = self.restored_at.elapsed();
+        nearby && since < LONGEST_RUSH && self.last_fault.elapsed() < CALM
     }
 
     /// Whether pages may be transferred that nothing has asked for.
@@ -455,7 +489,7 @@ impl Engine {
             && !self.replay.under_way
             && self.recorder.is_none()
             && match self.complete {
-                Complete::Now => true,
+                Complete::Now => !self.is_rush(),
                 Complete::Idle => self.last_fault.elapsed() >= IDLE,
                 Complete::Never => false,
             }

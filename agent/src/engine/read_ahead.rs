@@ -47,11 +47,21 @@ pub(super) struct ReadAhead {
     /// Estimate: of the frames that are read ahead, the share that is asked for.
     share: f64,
     extents: usize,
+    /// Frames that were held back: asked for, and not.
+    used: u64,
+    unused: u64,
 }
 
 impl Default for ReadAhead {
     fn default() -> Self {
-        Self { coming: HashMap::new(), held_back: LruCache::new(SAMPLES), share: FIRST_SHARE, extents: 0 }
+        Self {
+            coming: HashMap::new(),
+            held_back: LruCache::new(SAMPLES),
+            share: FIRST_SHARE,
+            extents: 0,
+            used: 0,
+            unused: 0,
+        }
     }
 }
 
@@ -85,6 +95,7 @@ impl ReadAhead {
             && let Some((pushed_out, ())) = self.held_back.push(frame, ())
             && pushed_out != frame
         {
+            self.unused += 1;
             self.learn(0.0);
         }
         Some(ahead)
@@ -94,8 +105,14 @@ impl ReadAhead {
     pub(super) fn asked_for(&mut self, frame: FrameNumber) {
         let on_its_way = self.coming.get_mut(&frame).is_some_and(|ahead| std::mem::take(&mut ahead.held_back));
         if on_its_way || self.held_back.pop(&frame).is_some() {
+            self.used += 1;
             self.learn(1.0);
         }
+    }
+
+    /// Of the frames that were held back, how many were asked for, and how many were not so far.
+    pub(super) fn samples(&self) -> (u64, u64) {
+        (self.used, self.unused + self.held_back.len() as u64)
     }
 
     /// The transfer puts this frame in place: whether it would have been asked for will not be known.
@@ -118,6 +135,7 @@ impl Engine {
         let ahead = self.missing_after(id, pid, origin, frame, most)?;
         let end = FrameNumber(frame.0 + 1 + ahead.len() as u64);
         self.read_ahead.expect(id, ahead);
+        self.transfer.go_on_from(end);
         self.fetcher.demand(frame..end);
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The background transfer: walks the store frame by frame and puts each frame wherever it is missing.
 //!
-//! By frames rather than by processes, so that a frame that many tasks share comes over the wire once.
+//! By frames rather than by processes, so that a frame that many tasks share comes over the wire once. It goes on behind the latest fault: what
+//! a program touches next is likely near what it touched last.
 
-use super::{Class, Engine, ProcessId, process::Progress};
+use super::{Class, Engine, ProcessId, frame_set::FrameSet, process::Progress};
 use crate::{
     fetch::Arrival,
     placement::{Piece, Placement},
@@ -20,6 +21,8 @@ const IN_FLIGHT: usize = 4;
 const MOST_SPREAD: usize = 256;
 /// Frames put in place before faults are looked at again: half a millisecond of copying.
 const FRAMES_PER_TURN: usize = 8;
+/// Frames that are looked at whether anything lacks them, before faults are: they take a microsecond each.
+const LOOKS_PER_TURN: usize = 256;
 
 /// A frame that is missing in a process, and an event that was in the way.
 struct Retry {
@@ -33,7 +36,9 @@ struct Retry {
 #[derive(Default)]
 pub(super) struct Transfer {
     placement: Option<Arc<Placement>>,
-    /// The next frame to look at.
+    /// Frames to look at in this round.
+    round: FrameSet,
+    /// Where to go on.
     cursor: u64,
     in_flight: usize,
     /// Frames that faults brought: the other places that need them get them too, so that they are not fetched twice.
@@ -50,6 +55,11 @@ impl Transfer {
 
     pub(super) fn stalled(&self) -> bool {
         !self.again.is_empty()
+    }
+
+    /// What lies behind a fault comes next.
+    pub(super) fn go_on_from(&mut self, frame: FrameNumber) {
+        self.cursor = frame.0;
     }
 
     /// Remembers a frame that a fault brought.
@@ -91,7 +101,10 @@ impl Engine {
                     self.install_everywhere(frame, Class::Transfer)?;
                 }
                 Some(Arrival::ExtentDone) => self.transfer.in_flight -= 1,
-                Some(Arrival::Placed(placement)) => self.transfer.placement = Some(Arc::new(placement)),
+                Some(Arrival::Placed(placement)) => {
+                    self.transfer.round = FrameSet::all(placement.frames());
+                    self.transfer.placement = Some(Arc::new(placement));
+                }
                 Some(other) => unreachable!("{other:?} does not come by the background way"),
             }
         }
@@ -168,34 +181,61 @@ impl Engine {
 
     fn ask_for_more(&mut self) {
         let Some(placement) = self.transfer.placement.clone() else { return };
+        let mut looks = LOOKS_PER_TURN;
         while self.transfer.in_flight < IN_FLIGHT {
-            let Some(start) = (self.transfer.cursor..placement.frames()).find(|f| self.is_missing(&placement, *f))
-            else {
-                self.transfer.cursor = placement.frames();
-                break;
-            };
-            if let Some(frame) = self.faults.cached(FrameNumber(start)) {
-                self.transfer.spread.push_back(frame);
+            let Some(start) = self.transfer.round.next(FrameNumber(self.transfer.cursor)) else { break };
+            if looks == 0 {
                 self.transfer.more = true;
-                self.transfer.cursor = start + 1;
+                return;
+            }
+            looks -= 1;
+            self.transfer.round.remove(start);
+            self.transfer.cursor = start.0 + 1;
+            if !self.is_missing(&placement, start) {
                 continue;
             }
-            let limit = (start + EXTENT).min(placement.frames());
-            let end = (start + 1..limit).find(|f| !self.is_missing(&placement, *f)).unwrap_or(limit);
-            self.fetcher.extent(FrameNumber(start)..FrameNumber(end));
+            if let Some(frame) = self.faults.cached(start) {
+                self.transfer.spread.push_back(frame);
+                self.transfer.more = true;
+                continue;
+            }
+            let end = self.extent_end(&placement, start);
+            for frame in start.0..end.0 {
+                self.transfer.round.remove(FrameNumber(frame));
+            }
+            looks = looks.saturating_sub((end.0 - start.0) as usize);
+            self.fetcher.extent(start..end);
             self.transfer.in_flight += 1;
-            self.transfer.cursor = end;
+            self.transfer.cursor = end.0;
         }
         // What was in the way of an event, or came with a fork meanwhile, is found by going round once more.
-        if self.transfer.cursor == placement.frames() && self.transfer.in_flight == 0 && self.transfer.again.is_empty()
-        {
-            self.transfer.cursor = 0;
+        let round_is_over = self.transfer.round.next(FrameNumber(0)).is_none();
+        if round_is_over && self.transfer.in_flight == 0 && self.transfer.again.is_empty() {
+            self.transfer.round = FrameSet::all(placement.frames());
         }
     }
 
-    fn is_missing(&self, placement: &Placement, frame: u64) -> bool {
+    /// Just past the last frame of the extent that begins with `start`. Frames that are there already end it, unless there are so few of them
+    /// that another request would take longer than they do: a working set leaves many such holes.
+    fn extent_end(&self, placement: &Placement, start: FrameNumber) -> FrameNumber {
+        let per_request = self.fetcher.link().frames_per_request().unwrap_or(0.0);
+        let bridge = (per_request / IN_FLIGHT as f64) as u64;
+        let mut end = start.0 + 1;
+        for frame in start.0 + 1..(start.0 + EXTENT).min(placement.frames()) {
+            if frame - end > bridge {
+                break;
+            }
+            let number = FrameNumber(frame);
+            if self.transfer.round.contains(number) && self.is_missing(placement, number) {
+                end = frame + 1;
+            }
+        }
+        FrameNumber(end)
+    }
+
+    fn is_missing(&self, placement: &Placement, frame: FrameNumber) -> bool {
         let mut places = Vec::new();
-        placement.of_frame(FrameNumber(frame)).iter().any(|piece| {
+        placement.of_frame(frame).iter().any(|piece| {
             if let Some(stored) = piece.range() {
                 let holders = self.processes.values().filter(|p| p.space.task() == piece.task);
                 holders.for_each(|process| process.space.places(stored, &mut places));

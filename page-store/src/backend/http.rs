@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{
-    Client, Response,
+    Client, ClientBuilder, Response,
     redirect::{Action, Attempt, Policy},
 };
 use std::{
@@ -32,14 +32,28 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an idle connection is kept: less than what common hosts and balancers do (60 s and more), so that we close first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
+const H2_STREAM_WINDOW: u32 = 4 << 20;
+const H2_CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// As many as browsers and reqwest follow, or fewer.
 const MAX_REDIRECTS: usize = 10;
+
+/// What to speak with a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// As many connections as there are requests at once, kept for the next ones.
+    #[default]
+    Http1,
+    /// One connection for all requests; on a plain address without asking first ("prior knowledge", RFC 9113, section 3.3).
+    Http2,
+}
 
 /// An HTTP(S) address.
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     base: Url,
     client: Client,
+    version: HttpVersion,
     /// Whether it was said that the host ignores Range.
     warned: Arc<AtomicBool>,
 }
@@ -47,6 +61,11 @@ pub struct HttpBackend {
 impl HttpBackend {
     /// Objects below `base`. It may end in a slash or not, or name the `checkpoint.json`; a query is kept for every request.
     pub fn new(base: &str) -> Result<Self> {
+        Self::with_version(base, HttpVersion::default())
+    }
+
+    /// The same, over another version of HTTP.
+    pub fn with_version(base: &str, version: HttpVersion) -> Result<Self> {
         let unsupported = |what: String| Error::Unsupported { object: base.into(), what };
         let mut url = Url::parse(base).map_err(|e| unsupported(format!("not an address: {e}")))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -61,7 +80,7 @@ impl HttpBackend {
         {
             path.pop();
         }
-        Ok(Self { client: client(&url)?, base: url, warned: Arc::default() })
+        Ok(Self { client: client(&url, version)?, base: url, version, warned: Arc::default() })
     }
 
     fn url(&self, object: &str) -> Result<Url> {
@@ -100,13 +119,18 @@ impl HttpBackend {
 }
 
 /// A client with connections of its own.
-fn client(base: &Url) -> Result<Client> {
+fn client(base: &Url, version: HttpVersion) -> Result<Client> {
     // The first one wins; another part of the program may have been earlier.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let spoken = || match version {
+        HttpVersion::Http1 => Client::builder().http1_only(),
+        HttpVersion::Http2 if base.scheme() == "http" => h2_windows(Client::builder().http2_prior_knowledge()),
+        HttpVersion::Http2 => h2_windows(Client::builder()),
+    };
     let builder = || {
-        Client::builder()
+        spoken()
             .user_agent(concat!("pageferry/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers.clone())
             .tcp_nodelay(true)
@@ -123,6 +147,13 @@ fn client(base: &Url) -> Result<Client> {
         let what = format!("cannot set up TLS: {}; are CA certificates installed?", causes(&e));
         Error::Unsupported { object: redacted(base), what }
     })
+}
+
+/// Windows that a link of 1 Gbit/s and 50 ms does not fill: the standard's 64 KiB would allow a frame per round trip.
+fn h2_windows(builder: ClientBuilder) -> ClientBuilder {
+    builder
+        .http2_initial_stream_window_size(H2_STREAM_WINDOW)
+        .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
 }
 
 /// Follows redirects as reqwest does, but not to TLS, for which a client of a plain address has no certificates.
@@ -177,8 +208,8 @@ impl Backend for HttpBackend {
 
     fn fresh(&self) -> Arc<dyn Backend> {
         // The same options worked before; if not, shared connections are slower, not wrong.
-        let client = client(&self.base).unwrap_or_else(|_| self.client.clone());
-        Arc::new(Self { base: self.base.clone(), client, warned: Arc::clone(&self.warned) })
+        let client = client(&self.base, self.version).unwrap_or_else(|_| self.client.clone());
+        Arc::new(Self { client, ..self.clone() })
     }
 }
 

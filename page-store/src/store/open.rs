@@ -1,7 +1,7 @@
 //! What a location is, and its manifest.
 
 use crate::{
-    Backend, Error, HttpBackend, LocalBackend, MANIFEST_NAME, Manifest, Result, backend::blocking,
+    Backend, Error, HttpBackend, HttpVersion, LocalBackend, MANIFEST_NAME, Manifest, Result, backend::blocking,
     manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
 };
 use std::{path::Path, sync::Arc};
@@ -10,9 +10,9 @@ use std::{path::Path, sync::Arc};
 const INVENTORY: &str = "inventory.img";
 
 /// The backend for a location that a user typed.
-pub(super) async fn backend(location: &str) -> Result<Arc<dyn Backend>> {
+pub(super) async fn backend(location: &str, http: HttpVersion) -> Result<Arc<dyn Backend>> {
     match location.split_once("://") {
-        Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::new(location)?)),
+        Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::with_version(location, http)?)),
         Some(("file", path)) if path.starts_with('/') => local(path).await,
         Some((scheme, _)) if !Path::new(location).exists() => {
             let what = format!("addresses with {scheme}:// are not known; use a path, http:// or https://");
