@@ -194,6 +194,7 @@ impl Status {
             read_ahead_precision: self.read_ahead_precision(),
             stalls: self.stalls(),
             cpu_seconds: cpu_seconds(),
+            peak_memory_bytes: peak_memory(),
             seconds: self.moments(),
         }
     }
@@ -220,7 +221,15 @@ pub struct Summary {
     pub read_ahead_precision: Option<f64>,
     pub stalls: Option<Stalls>,
     pub cpu_seconds: f64,
+    pub peak_memory_bytes: Option<u64>,
     pub seconds: Moments,
+}
+
+/// The largest amount of memory that this process has held at once, in bytes (`VmHWM`, proc_pid_status(5)).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Processor time that this process took, on all cores.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use crate::subject::{self, Subject};
+use crate::{
+    link::Link,
+    subject::{self, Subject},
+};
 
 /// Measures Pageferry on this machine, beside CRIU's own remote lazy restore.
 #[derive(Parser)]
@@ -20,11 +23,18 @@ pub(crate) struct Cli {
     /// Fewer runs, and nothing of 3 GB.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Only this measurement or this checkpoint: split, size, index, memory, restore, distance;
-    /// redis, node, gunicorn, java,
-    /// redis-1gb, gunicorn-1gb, redis-3gb. Can be given several times.
+    /// Only this measurement or this checkpoint: split, size, index, memory, restore, distance,
+    /// large, growth, fault; redis, node, gunicorn, java,
+    /// redis-1gb, gunicorn-1gb, redis-3gb, twins, memory-4gb. Can be given several times.
     #[arg(long, value_name = "NAME", value_parser = known)]
     only: Vec<String>,
+    /// Restore over this link: loopback, or a round trip and a rate, such as 10ms/1gbit. Can be given several times
+    /// [default: loopback, 1ms/1gbit, 10ms/1gbit, 50ms/200mbit].
+    #[arg(long, value_name = "LINK", value_parser = Link::parse)]
+    link: Vec<Link>,
+    /// Restore over every distance (0, 1, 10, 50 ms) at every rate (unlimited, 1 Gbit/s, 200 Mbit/s).
+    #[arg(long, conflicts_with = "link")]
+    all_links: bool,
     /// Write the tables here too [default: bench/RESULTS.md, for a run of everything].
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -39,7 +49,8 @@ pub(crate) enum Measurement {
     /// Speed and memory of `pageferry-strip split`.
     Split,
     /// Memory of agent and server during a restore.
-    Memory,
+    #[value(name = "memory")]
+    Peaks,
     /// Stored bytes against dumped bytes.
     Size,
     /// Size of the index.
@@ -48,6 +59,12 @@ pub(crate) enum Measurement {
     Restore,
     /// The same with a network in between.
     Distance,
+    /// A process of 4 GB.
+    Large,
+    /// First replies as the memory grows.
+    Growth,
+    /// Single faults.
+    Fault,
 }
 
 impl Cli {
@@ -63,9 +80,14 @@ impl Cli {
             && word.is_some_and(|word| listed(&measurements, word.get_name()))
     }
 
+    /// The links to restore over.
+    pub(crate) fn links(&self) -> Vec<Link> {
+        if self.all_links { Link::all() } else { self.link.clone() }
+    }
+
     /// Whether all that can be measured is, as often as it should be.
     pub(crate) fn is_complete(&self) -> bool {
-        !self.quick && self.only.is_empty()
+        !self.quick && self.only.is_empty() && self.link.is_empty()
     }
 }
 

@@ -62,9 +62,16 @@ impl Verdict {
 }
 
 impl Figure {
+    /// The median must not exceed `asked`.
+    pub(crate) fn at_most(name: String, asked: f64, unit: &str, samples: Samples) -> Self {
+        let measured = samples.with_spread(unit, 1);
+        let held = samples.median() <= asked;
+        Self { name, asked: format!("≤ {asked} {unit}"), measured, verdict: verdict(held), samples: vec![samples] }
+    }
+
     /// The median must reach `asked`.
     pub(crate) fn at_least(name: String, asked: f64, unit: &str, samples: Samples) -> Self {
-        let measured = samples.with_spread(unit, 0);
+        let measured = samples.with_spread(unit, if asked < 100.0 { 2 } else { 0 });
         let held = samples.median() >= asked;
         Self { name, asked: format!("≥ {asked} {unit}"), measured, verdict: verdict(held), samples: vec![samples] }
     }
@@ -76,17 +83,11 @@ impl Figure {
         Self { name, asked: format!("< {asked} {unit}"), measured, verdict: verdict(held), samples: vec![samples] }
     }
 
-    /// Medians side by side.
-    pub(crate) fn beside(name: String, unit: &str, ours: Samples, theirs: Samples) -> Self {
-        let (our, their) = (ours.median(), theirs.median());
-        let measured = format!("{our:.0} {unit}; CRIU {their:.0} {unit} ({:.2}×)", our / their);
-        Self { name, asked: "beside CRIU's own".into(), measured, verdict: Verdict::Shown, samples: vec![ours, theirs] }
-    }
-
     /// Our median may be `asked` times theirs.
     pub(crate) fn no_later(name: String, asked: f64, unit: &str, ours: Samples, theirs: Samples) -> Self {
         let (our, their) = (ours.median(), theirs.median());
-        let measured = format!("{our:.0} {unit}; CRIU {their:.0} {unit} ({:.2}×)", our / their);
+        let decimals = if their < 10.0 { 2 } else { 0 };
+        let measured = format!("{our:.decimals$} {unit}; {their:.decimals$} {unit} ({:.2}×)", our / their);
         let held = our / their <= asked;
         Self { name, asked: format!("≤ {asked}×"), measured, verdict: verdict(held), samples: vec![ours, theirs] }
     }
@@ -98,6 +99,12 @@ impl Figure {
         let held = their / our >= asked;
         let asked = format!("{asked}× sooner than CRIU's own");
         Self { name, asked, measured, verdict: verdict(held), samples: vec![ours, theirs] }
+    }
+
+    /// Nothing is asked of it.
+    pub(crate) fn shown(name: String, unit: &str, samples: Samples) -> Self {
+        let measured = samples.with_spread(unit, 1);
+        Self { name, asked: "-".into(), measured, verdict: Verdict::Shown, samples: vec![samples] }
     }
 
     /// Nothing was measured.

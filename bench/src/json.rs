@@ -4,12 +4,24 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 /// As much of the summary as is needed here.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Summary {
     /// Bytes of bodies that came from the store.
     pub(crate) wire_bytes: u64,
     /// Faults that the agent read.
     pub(crate) faults: u64,
+    pub(crate) stalls: Option<Stalls>,
+    /// Of the frames read ahead that were watched, the share that was asked for.
+    pub(crate) read_ahead_precision: Option<f64>,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) peak_memory_bytes: u64,
+}
+
+/// How long threads waited, in seconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Stalls {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
 impl Summary {

@@ -1,18 +1,22 @@
 //! `cargo xtask bench`: measures what Pageferry promises, on this machine, and prints a table.
 //!
 //! Real programs are checkpointed by real CRIU, split, served and restored. Each [subject](subject::Subject) is one
-//! checkpoint; what is measured of it is one module each: [`split`], [`size`], [`memory`], [`restore`]. What is asked of
-//! the numbers stands in [`figures`], and nowhere else.
+//! checkpoint; what is measured of it is one module each: [`split`], [`size`], [`memory`], [`restore`],
+//! [`synthetic`]. What is asked of the numbers stands in [`figures`], [`asked`] and [`synthetic`].
 #![forbid(unsafe_code)]
 
+mod asked;
 mod cli;
 mod client;
 mod figures;
 mod guard;
 mod json;
+mod link;
 mod machine;
 mod measured;
 mod memory;
+mod method;
+mod plot;
 mod quiet;
 mod report;
 mod restore;
@@ -21,6 +25,7 @@ mod size;
 mod split;
 mod stats;
 mod subject;
+mod synthetic;
 
 use std::process::ExitCode;
 

@@ -41,7 +41,7 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
         Figure::below(format!("agent, restore: peak memory {what}"), figures::AGENT_MIB, "MiB", restore),
         Figure::below(format!("server: peak memory {what}, all runs"), figures::SERVER_MIB, "MiB", server),
     ];
-    Ok(Outcome { figures, rows: Vec::new() })
+    Ok(Outcome { figures, ..Outcome::default() })
 }
 
 fn of_lazy_pages(scene: &Scene, host: &Host, run: usize) -> Result<f64> {

@@ -20,6 +20,28 @@ pub(crate) struct Outcome {
     pub(crate) figures: Vec<Figure>,
     /// For the measurement's own table.
     pub(crate) rows: Vec<Vec<String>>,
+    /// For plots.
+    pub(crate) bars: Vec<Bar>,
+}
+
+/// A time that is drawn, in milliseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Bar {
+    /// In which plot.
+    pub(crate) plot: String,
+    /// With which others.
+    pub(crate) group: String,
+    pub(crate) label: &'static str,
+    pub(crate) value: f64,
+}
+
+impl Outcome {
+    /// Adds another's.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.figures.extend(other.figures);
+        self.rows.extend(other.rows);
+        self.bars.extend(other.bars);
+    }
 }
 
 /// All that was measured.
@@ -33,10 +55,7 @@ impl Report {
     pub(crate) fn add(&mut self, measurement: Measurement, subject: &str, result: anyhow::Result<Outcome>) {
         let all = self.outcomes.entry(measurement).or_default();
         match result {
-            Ok(outcome) => {
-                all.figures.extend(outcome.figures);
-                all.rows.extend(outcome.rows);
-            }
+            Ok(outcome) => all.add(outcome),
             Err(error) => {
                 eprintln!("{subject}: {measurement:?} failed: {error:#}");
                 all.figures.push(Figure::failed(format!("{measurement:?} of {subject}"), &error));
@@ -55,8 +74,14 @@ impl Report {
         json!({ "machine": machine, "figures": self.figures().collect::<Vec<_>>() })
     }
 
-    /// The document, `complete` or not. `runs` is how many runs there were, and how many began on a busy machine.
-    pub(crate) fn markdown(&self, machine: &Machine, complete: bool, runs: (u32, u32)) -> String {
+    /// The document, `complete` or not, with `plots` (file and title) below `RESULTS.plots`. `runs` is how many runs there were, and how many began on a busy machine.
+    pub(crate) fn markdown(
+        &self,
+        machine: &Machine,
+        complete: bool,
+        runs: (u32, u32),
+        plots: &[(String, String)],
+    ) -> String {
         let mut text = String::from("# Results\n\nWritten by `cargo xtask bench`");
         text += if complete { ".\n\n" } else { "; not all of it: see the options that it was given.\n\n" };
         let row = |figure: &Figure| {
@@ -74,6 +99,9 @@ impl Report {
             "* {} measured runs, {} of which began while the machine had something else to do",
             runs.0, runs.1
         );
+        for (file, title) in plots {
+            let _ = write!(text, "\n![{title}](RESULTS.plots/{file})\n");
+        }
         for (measurement, outcome) in &self.outcomes {
             let (title, words, header) = section(*measurement);
             let _ = write!(text, "\n## {title}\n\n{words}\n");
@@ -84,10 +112,48 @@ impl Report {
         text
     }
 
+    /// All that is drawn.
+    pub(crate) fn bars(&self) -> Vec<Bar> {
+        self.outcomes.values().flat_map(|outcome| outcome.bars.iter().cloned()).collect()
+    }
+
     fn figures(&self) -> impl Iterator<Item = &Figure> {
         self.outcomes.values().flat_map(|outcome| &outcome.figures)
     }
 }
+
+const RESTORE: &str = "\
+All methods restore the same checkpoint in turn, in another order each time, each into namespaces of its own; files are in the
+page cache. The clock starts with `criu restore` (`agent restore URL`: with the agent, which has nothing but the address and
+downloads the slim dump first); servers and pagers listen by then. CRIU's page server has also loaded the pages into its
+pipes by then. From that moment a client asks every millisecond until it is answered, then goes on with 49 more requests,
+one after another, each for another item. `restored` is when `criu restore` returned. The program is whole when its pager has
+ended by itself (full dump: when `criu restore` has). In the first run of each method by which it gets whole, all of its
+state is compared with what it was. `×` is the ratio to the median of CRIU's page-server and lazy-pages, which send every
+page uncompressed. With \"set\": the store has a working set, recorded from one restore with the same fifty requests.
+Stalls are from when the agent read a fault until it was answered, p50 / p99. `read ahead` is the share of what was read ahead
+on a fault that other faults asked for, estimated from one frame of each extent that is held back. Processor time
+and peak memory are those of the agent, or of `criu lazy-pages`. Medians; for times also the smallest and largest run.";
+const DISTANCE: &str = "\
+The same with a TCP proxy between store and agent (CRIU: between page server and `criu lazy-pages`) that delays what it is
+given by half the round trip each way and lets through so many bits per second; a new connection costs one round trip. CRIU's slim
+dump is at hand, and so is ours but for `agent restore URL`. From 50 ms on, CRIU's own daemons are timed once and until the
+first reply only.";
+const RESTORE_HEADER: [&str; 13] = [
+    "link",
+    "program",
+    "method",
+    "restored",
+    "first reply",
+    "50 replies",
+    "whole",
+    "from the store",
+    "faults",
+    "stalls",
+    "read ahead",
+    "processor",
+    "memory",
+];
 
 /// Title, method, and the header of the measurement's own table.
 fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&'static str]) {
@@ -101,7 +167,7 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
              of all processors' time that other processes, and the kernel itself, took meanwhile.",
             &["checkpoint", "pages, MB", "runs", "rate", "processor time per GB", "peak memory", "taken by others"],
         ),
-        Measurement::Memory => (
+        Measurement::Peaks => (
             "Memory",
             "One `pageferry-server` for all runs. Both commands of the agent restore the process while a client reads\n\
              every byte of it, so that faults and transfer go on at once. Peaks are the kernel's (`VmHWM`); the worst\n\
@@ -125,26 +191,24 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
             ],
         ),
         Measurement::Index => ("Index", "All index objects of a store.", &[]),
-        Measurement::Restore => (
-            "Restore on loopback",
-            "All methods restore the same checkpoint in turn, in another order each time, each into namespaces of its own;\n\
-             files are in the page cache. The clock starts with `criu restore` (`agent restore`: with the agent, which\n\
-             has nothing but the address and downloads the slim dump first); servers and pagers listen by then. CRIU's\n\
-             page server has also loaded the pages into its pipes by then. From that moment a client asks every\n\
-             millisecond until it is answered, then goes on with 49 more requests, one after another, each for another\n\
-             item. The program is whole when its pager has ended by itself (full dump: when `criu restore` has). In the\n\
-             first run of each method by which it gets whole, all of its state is compared with what it was. `×` is the\n\
-             ratio to the median of CRIU's own lazy-pages. CRIU sends every lazy page uncompressed.\n\
-             With \"set\": the store has a working set, recorded from one restore with the same fifty requests.",
-            &["program", "method", "first reply", "50 replies", "whole", "from the store", "faults"],
+        Measurement::Restore => ("Restore on loopback", RESTORE, &RESTORE_HEADER),
+        Measurement::Distance => ("Restore over a link", DISTANCE, &RESTORE_HEADER),
+        Measurement::Large => (
+            "A process of 4 GB",
+            "As above, on loopback, beside `criu lazy-pages` on local images: CRIU's page server loads the whole image into\n\
+             pipes, which fails near 2 GiB (criu#1710).",
+            &RESTORE_HEADER,
         ),
-        Measurement::Distance => (
-            "Restore from 10 ms away",
-            "The same with a TCP proxy between store and agent (CRIU: between page server and `criu lazy-pages`) that\n\
-             delays what it is given by 5 ms each way and lets through 1 Gbit/s; a new connection costs one round trip.\n\
-             CRIU's slim dump is at hand, and so is ours but for `agent restore`. With \"set\": the store has a working set,\n\
-             recorded from one restore with the same fifty requests.",
-            &["program", "method", "first reply", "50 replies", "whole", "from the store", "faults"],
+        Measurement::Growth => (
+            "Growth",
+            "A process with 4 GB, and one with a tenth of it, each with a working set recorded from the same fifty requests.",
+            &RESTORE_HEADER,
+        ),
+        Measurement::Fault => (
+            "Faults",
+            "A process and its forked twin, with the same 64 MiB, from a store in a folder of this machine. The first touches\n\
+             one page in each of 150 frames, then the twin the same, each touch timed inside the process.",
+            &[],
         ),
     }
 }

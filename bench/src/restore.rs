@@ -1,148 +1,141 @@
-//! Restores on the loopback device and through a slower link, ours and CRIU's in turn.
+//! Restores over a link by every method in turn, ours and CRIU's.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result};
 use pageferry_tests::{
-    Cell, CriuPager, Host, Pager, SlowLink, Speed, Workdir, agent_restore, criu_restore, split as make_split, tools,
+    Cell, CriuPager, Host, Pager, SlowLink, Workdir, agent_restore, criu_restore, split as make_split, tools,
 };
 
 use crate::{
-    client::{self, Replies},
-    figures::Figure,
+    asked,
+    client::{self, REPLIES, Replies},
     json::Summary,
-    report::Outcome,
+    link::{LOOPBACK, Link},
+    method::{Method, SET},
+    report::{Bar, Outcome},
     run::{Bench, Scene},
+    size::dumped_pages,
     split::read_all,
     stats::Samples,
 };
 
-/// A network between the store and the agent: two data centres of one region.
-pub(crate) const DISTANCE: Speed = Speed { round_trip: Duration::from_millis(10), rate: Some(1e9) };
-/// How much sooner than CRIU a program shall answer, and be whole, over [`DISTANCE`].
-const FIRST_SOONER: f64 = 5.0;
-const WHOLE_SOONER: f64 = 8.0;
-/// Runs over a distance: CRIU takes 20 s.
-const DISTANT_RUNS: usize = 3;
-
-/// A way to restore.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Method {
-    /// `pageferry-agent lazy-pages` in the place of `criu lazy-pages`.
-    LazyPages,
-    /// The same, with a working set.
-    LazyPagesSet,
-    /// Without one, and only what is touched is fetched (`--complete never`).
-    Faults,
-    /// `pageferry-agent restore URL`, which has nothing but the address.
-    Restore,
-    /// The same, with a working set.
-    RestoreSet,
-    /// `criu lazy-pages` and `criu page-server`.
-    Criu,
-    /// `criu restore` of the full dump, from this machine.
-    Full,
-}
-
-const METHODS: [Method; 7] = [
-    Method::LazyPages,
-    Method::LazyPagesSet,
-    Method::Faults,
-    Method::Restore,
-    Method::RestoreSet,
-    Method::Criu,
-    Method::Full,
-];
-/// What the set is called.
-const SET: &str = "bench";
-
-impl Method {
-    fn name(self) -> &'static str {
-        match self {
-            Self::LazyPages => "agent lazy-pages",
-            Self::LazyPagesSet => "agent lazy-pages, set",
-            Self::Faults => "agent, faults only",
-            Self::Restore => "agent restore URL",
-            Self::RestoreSet => "agent restore URL, set",
-            Self::Criu => "CRIU lazy-pages",
-            Self::Full => "CRIU, full dump here",
-        }
-    }
-
-    /// What the agent is told.
-    fn options(self) -> [&'static str; 3] {
-        match self {
-            Self::LazyPagesSet | Self::RestoreSet => ["--json", "--working-set", SET],
-            _ => ["--json", "--working-set", "none"],
-        }
-    }
-}
-
 /// All runs of one method. Times are in milliseconds.
 #[derive(Default)]
-struct Times {
-    first: Samples,
+pub(crate) struct Runs {
+    restored: Samples,
+    pub(crate) first: Samples,
     fifty: Samples,
-    whole: Samples,
+    pub(crate) whole: Samples,
     /// Megabytes from the store.
-    wire: Samples,
+    pub(crate) wire: Samples,
     faults: Samples,
+    stall_p50: Samples,
+    stall_p99: Samples,
+    /// Percent.
+    precision: Samples,
+    /// Seconds of the agent, or of `criu lazy-pages`.
+    pub(crate) cpu: Samples,
+    /// MiB of the same.
+    pub(crate) memory: Samples,
 }
 
-/// One restore.
+/// One restore. Times are in seconds from its start.
+#[derive(Default)]
 struct Restored {
     replies: Replies,
-    /// Seconds; where the program gets whole.
+    /// `criu restore` returned; not seen where the agent runs it.
+    restored: Option<f64>,
+    /// Where the program gets whole.
     whole: Option<f64>,
+    usage: Option<(f64, u64)>,
     /// Where the agent did it.
     summary: Option<Summary>,
 }
 
-/// Restores a program by each method in turn, in another order each time.
-pub(crate) fn measure(bench: &Bench, scene: &Scene, speed: Option<Speed>) -> Result<Outcome> {
+impl Runs {
+    fn push(&mut self, run: &Restored) {
+        let millis =
+            |samples: &mut Samples, seconds: Option<f64>| seconds.into_iter().for_each(|s| samples.push(s * 1e3));
+        millis(&mut self.restored, run.restored);
+        millis(&mut self.first, Some(run.replies.first));
+        millis(&mut self.fifty, run.replies.last);
+        millis(&mut self.whole, run.whole);
+        if let Some(summary) = run.summary {
+            self.wire.push(summary.wire_bytes as f64 / 1e6);
+            self.faults.push(summary.faults as f64);
+            millis(&mut self.stall_p50, summary.stalls.map(|stalls| stalls.p50));
+            millis(&mut self.stall_p99, summary.stalls.map(|stalls| stalls.p99));
+            summary.read_ahead_precision.into_iter().for_each(|share| self.precision.push(share * 100.0));
+        }
+        let ours = run.summary.map(|summary| (summary.cpu_seconds, summary.peak_memory_bytes));
+        if let Some((cpu, memory)) = ours.or(run.usage) {
+            self.cpu.push(cpu);
+            self.memory.push(memory as f64 / 1_048_576.0);
+        }
+    }
+}
+
+/// What all methods restore from.
+struct Stage<'a> {
+    scene: &'a Scene<'a>,
+    link: Link,
+    /// The store's address, from our server and from nginx.
+    server: String,
+    nginx: String,
+    /// CRIU's own daemon cannot read a dump with a tripwire.
+    plain_slim: &'a Path,
+}
+
+/// Restores a program over each link by each method in turn, in another order each time.
+pub(crate) fn measure(bench: &Bench, scene: &Scene, links: &[Link]) -> Result<Outcome> {
+    let plan: Vec<_> = links.iter().map(|link| (*link, Method::on(*link))).collect();
+    let (mut outcome, runs) = compare(bench, scene, &plan)?;
+    let lazy = lazy_pages(scene)?;
+    for (link, runs) in links.iter().zip(&runs) {
+        let of = |method| runs.get(&method);
+        outcome.figures.extend(asked::restores(scene.subject.name, *link, &of, lazy as f64 / 1e6));
+    }
+    Ok(outcome)
+}
+
+/// Bytes of pages that CRIU sends.
+fn lazy_pages(scene: &Scene) -> Result<u64> {
+    Ok(dumped_pages(&scene.checkpoint.dir)? - dumped_pages(&scene.split()?.slim)?)
+}
+
+/// Rows, bars, and all runs over each link.
+pub(crate) fn compare(
+    bench: &Bench,
+    scene: &Scene,
+    plan: &[(Link, &'static [Method])],
+) -> Result<(Outcome, Vec<BTreeMap<Method, Runs>>)> {
     record(scene)?;
-    let host = Host::server(&scene.work, &scene.split()?.store)?;
-    let link = speed.map(|speed| SlowLink::to(host.port(), speed)).transpose()?;
-    let url = link.as_ref().map_or_else(|| host.url(), |link| host.url_across(link));
-    let runs = speed.map_or_else(|| bench.runs(scene.subject), |_| DISTANT_RUNS);
-    // CRIU's own daemon cannot read a dump with a tripwire.
     let plain = Workdir::at(&scene.work.path().join("plain"))?;
     let plain = make_split(&plain, &scene.checkpoint, &["--no-tripwire"])?;
     fs::remove_dir_all(&plain.store)?;
     for folder in [&scene.checkpoint.dir, &scene.split()?.store, &scene.split()?.slim, &plain.slim] {
         read_all(folder)?;
     }
-
-    let mut times: [Times; METHODS.len()] = Default::default();
-    for run in 0..runs {
-        for turn in 0..METHODS.len() {
-            let which = (turn + run) % METHODS.len();
-            let method = METHODS[which];
-            let folder = scene.work.folder(&format!("restore-{run}-{which}"))?;
-            bench.quiet.wait()?;
-            let restored = restore(scene, method, &url, speed, &plain.slim, &folder, run == 0);
-            let Restored { replies, whole, summary } = restored.with_context(|| method.name())?;
-            let times = &mut times[which];
-            times.first.push(replies.first * 1e3);
-            times.fifty.push(replies.fifty * 1e3);
-            whole.into_iter().for_each(|whole| times.whole.push(whole * 1e3));
-            if let Some(summary) = summary {
-                times.wire.push(summary.wire_bytes as f64 / 1e6);
-                times.faults.push(summary.faults as f64);
-            }
-            scene.say(&format!(
-                "restore {}, {}: first reply {:.3} s, 50 replies {:.3} s, whole {}",
-                run + 1,
-                method.name(),
-                replies.first,
-                replies.fifty,
-                whole.map_or("-".to_owned(), |whole| format!("{whole:.3} s"))
-            ));
-            fs::remove_dir_all(&folder)?;
-        }
+    let (server, nginx) =
+        (Host::server(&scene.work, &scene.split()?.store)?, Host::nginx(&scene.work, &scene.split()?.store)?);
+    let mut outcome = Outcome::default();
+    let mut all = Vec::new();
+    for (link, methods) in plan {
+        let across = |host: &Host| link.speed.map(|speed| SlowLink::to(host.port(), speed)).transpose();
+        let (server_link, nginx_link) = (across(&server)?, across(&nginx)?);
+        let url = |host: &Host, link: &Option<SlowLink>| match link {
+            Some(link) => host.url_across(link),
+            None => host.url(),
+        };
+        let (server, nginx) = (url(&server, &server_link), url(&nginx, &nginx_link));
+        let stage = Stage { scene, link: *link, server, nginx, plain_slim: &plain.slim };
+        let runs = stage.all_runs(bench, methods)?;
+        outcome.add(of_link(scene.subject.name, *link, &runs));
+        all.push(runs);
     }
     fs::remove_dir_all(scene.work.path().join("plain"))?;
-    Ok(outcome(scene.subject.name, &times, speed))
+    Ok((outcome, all))
 }
 
 /// Records what a restore and fifty replies need, and adds it to the store.
@@ -153,127 +146,167 @@ fn record(scene: &Scene) -> Result<()> {
     let trace_name = trace.display().to_string();
     let options = ["--record-settle", "0.5", "--record", &trace_name];
     let pager = Pager::start(&split.store.display().to_string(), &split.slim, &folder, &options)?;
-    client::during(&cell, scene.checkpoint.program(), || {
+    client::during(&cell, scene.checkpoint.program(), REPLIES, || {
         criu_restore(&cell, &split.slim, &folder, &["--lazy-pages"])?;
-        pager.finish()
+        pager.finish().map(drop)
     })?;
-    let mut strip = std::process::Command::new(tools::binary("pageferry-strip")?);
+    let mut strip = Command::new(tools::binary("pageferry-strip")?);
     tools::run(strip.arg("working-set").arg(&split.store).arg("--trace").arg(&trace).args(["--name", SET]))?;
     fs::remove_dir_all(&folder)?;
     Ok(())
 }
 
-/// One restore. `check` compares every byte afterwards, which takes time of its own.
-fn restore(
-    scene: &Scene,
-    method: Method,
-    url: &str,
-    speed: Option<Speed>,
-    plain_slim: &Path,
-    folder: &Path,
-    check: bool,
-) -> Result<Restored> {
-    let program = scene.checkpoint.program();
-    let slim = &scene.split()?.slim;
-    let cell = Cell::new()?;
-    // The clock starts with `criu restore`, or with `pageferry-agent restore`; the other daemons listen by then.
-    let timed = match method {
-        Method::LazyPages | Method::LazyPagesSet => {
-            let pager = Pager::start(url, slim, folder, &method.options())?;
-            client::during(&cell, program, || {
-                criu_restore(&cell, slim, folder, &["--lazy-pages"])?;
-                Ok(Some(pager.finish()?))
-            })?
+impl Stage<'_> {
+    fn all_runs(&self, bench: &Bench, methods: &[Method]) -> Result<BTreeMap<Method, Runs>> {
+        let mut runs = BTreeMap::<_, Runs>::new();
+        for run in 0..bench.runs(self.scene.subject) {
+            for turn in 0..methods.len() {
+                let method = methods[(turn + run) % methods.len()];
+                if method == Method::Criu && self.link.is_far() && run > 0 {
+                    continue;
+                }
+                let folder = self.scene.work.folder(&format!("restore-{run}-{turn}"))?;
+                bench.quiet.wait()?;
+                let restored = self.restore(method, &folder, run == 0).with_context(|| method.name())?;
+                self.scene.say(&format!(
+                    "{}, {}, {}: first reply {:.3} s, whole {}",
+                    self.link.name(),
+                    run + 1,
+                    method.name(),
+                    restored.replies.first,
+                    restored.whole.map_or("-".to_owned(), |whole| format!("{whole:.3} s"))
+                ));
+                runs.entry(method).or_default().push(&restored);
+                fs::remove_dir_all(&folder)?;
+            }
         }
-        Method::Faults => return faults_only(scene, url, folder, cell),
-        Method::Restore | Method::RestoreSet => client::during(&cell, program, || {
-            let output = agent_restore(&cell, url, &folder.join("images"), &method.options(), &[])?;
-            Ok(Some(tools::text(&output.stdout)))
-        })?,
-        Method::Criu => {
-            let pager = CriuPager::start_across(&scene.checkpoint.dir, plain_slim, folder, speed)?;
-            client::during(&cell, program, || {
-                criu_restore(&cell, plain_slim, folder, &["--lazy-pages"])?;
-                pager.finish()?;
-                Ok(None)
-            })?
-        }
-        Method::Full => client::during(&cell, program, || {
-            criu_restore(&cell, &scene.checkpoint.dir, folder, &[])?;
-            Ok(None)
-        })?,
-    };
-    if check {
-        scene.checkpoint.check(&cell)?;
+        Ok(runs)
     }
-    let summary = timed.result.as_deref().map(Summary::find).transpose()?;
-    Ok(Restored { replies: timed.replies, whole: Some(timed.whole), summary })
-}
 
-/// The program never gets whole: it ends, and the agent with it.
-fn faults_only(scene: &Scene, url: &str, folder: &Path, cell: Cell) -> Result<Restored> {
-    let slim = &scene.split()?.slim;
-    let mut pager = Pager::start(url, slim, folder, &["--json", "--working-set", "none", "--complete", "never"])?;
-    let restore = || criu_restore(&cell, slim, folder, &["--lazy-pages"]);
-    let timed = client::during(&cell, scene.checkpoint.program(), restore)?;
-    cell.end();
-    pager.wait()?;
-    let summary = Summary::find(&pager.daemon().log())?;
-    Ok(Restored { replies: timed.replies, whole: None, summary: Some(summary) })
-}
-
-/// With a working set and over [`DISTANCE`]: how much later than CRIU's restore from local files the first reply may come, and how much sooner than
-/// over CRIU's own daemons it shall.
-fn with_set(method: Method, name: &str) -> Option<(f64, f64)> {
-    let sooner = if matches!(name, "node" | "gunicorn") { 25.0 } else { 5.0 };
-    match method {
-        Method::LazyPagesSet => Some((1.25, sooner)),
-        Method::RestoreSet => Some((2.0, sooner)),
-        _ => None,
-    }
-}
-
-fn outcome(name: &str, times: &[Times; METHODS.len()], speed: Option<Speed>) -> Outcome {
-    let of = |method| METHODS.iter().position(|other| *other == method).map(|which| &times[which]);
-    let mut outcome = Outcome::default();
-    let Some(criu) = of(Method::Criu) else { return outcome };
-    for (method, times) in METHODS.into_iter().zip(times) {
-        let cell = |ours: &Samples, theirs: &Samples| {
-            let times = ours.with_spread("ms", 0);
-            match ours.runs() == 0 || method == Method::Criu {
-                true => times,
-                false => format!("{times}, {:.2}×", ours.median() / theirs.median()),
+    /// One restore. `check` compares every byte afterwards, which takes time of its own.
+    fn restore(&self, method: Method, folder: &Path, check: bool) -> Result<Restored> {
+        let scene = self.scene;
+        let (program, split, cell) = (scene.checkpoint.program(), scene.split()?, Cell::new()?);
+        let local = split.store.display().to_string();
+        let store = match method {
+            Method::Local => &local,
+            method if method.is_from_nginx() => &self.nginx,
+            _ => &self.server,
+        };
+        let mut restored = Restored::default();
+        let during = |replies, work: &mut dyn FnMut(Instant) -> Result<()>| {
+            client::during(&cell, program, replies, || work(Instant::now()))
+        };
+        // The clock starts with `criu restore`, or with `pageferry-agent restore`; the other daemons listen by then.
+        let timed = match method {
+            Method::Restore | Method::RestoreSet => during(REPLIES, &mut |_| {
+                let output = agent_restore(&cell, store, &folder.join("images"), &method.options(), &[])?;
+                restored.summary = Some(Summary::find(&tools::text(&output.stdout))?);
+                Ok(())
+            })?,
+            Method::Full => during(REPLIES, &mut |start| {
+                criu_restore(&cell, &scene.checkpoint.dir, folder, &[])?;
+                restored.restored = Some(start.elapsed().as_secs_f64());
+                Ok(())
+            })?,
+            Method::Criu | Method::CriuLocal => {
+                let (full, local) = (&scene.checkpoint.dir, method == Method::CriuLocal);
+                let images = if local { full } else { self.plain_slim };
+                let mut pager = Some(match local {
+                    true => CriuPager::start_local(full, folder)?,
+                    false => CriuPager::start_across(full, images, folder, self.link.speed)?,
+                });
+                let far = !local && self.link.is_far();
+                let timed = during(if far { 1 } else { REPLIES }, &mut |start| {
+                    criu_restore(&cell, images, folder, &["--lazy-pages"])?;
+                    restored.restored = Some(start.elapsed().as_secs_f64());
+                    if let Some(pager) = pager.take_if(|_| !far) {
+                        let usage = pager.finish()?;
+                        restored.usage = Some((usage.cpu_seconds, usage.peak_memory));
+                    }
+                    Ok(())
+                })?;
+                if far {
+                    restored.replies = timed.replies;
+                    return Ok(restored);
+                }
+                timed
+            }
+            Method::Faults => {
+                // The program never gets whole: it ends, and the agent with it.
+                let mut pager = Pager::start(store, &split.slim, folder, &method.options())?;
+                let timed = during(REPLIES, &mut |start| {
+                    criu_restore(&cell, &split.slim, folder, &["--lazy-pages"])?;
+                    restored.restored = Some(start.elapsed().as_secs_f64());
+                    Ok(())
+                })?;
+                cell.end();
+                pager.wait()?;
+                restored.summary = Some(Summary::find(&pager.daemon().log())?);
+                restored.replies = timed.replies;
+                return Ok(restored);
+            }
+            _ => {
+                let mut pager = Some(Pager::start(store, &split.slim, folder, &method.options())?);
+                during(REPLIES, &mut |start| {
+                    criu_restore(&cell, &split.slim, folder, &["--lazy-pages"])?;
+                    restored.restored = Some(start.elapsed().as_secs_f64());
+                    let pager = pager.take().context("it was waited for already")?;
+                    restored.summary = Some(Summary::find(&pager.finish()?)?);
+                    Ok(())
+                })?
             }
         };
+        if check {
+            scene.checkpoint.check(&cell)?;
+        }
+        restored.whole = Some(timed.whole);
+        restored.replies = timed.replies;
+        Ok(restored)
+    }
+}
+
+/// The rows and the bars of one program over one link.
+fn of_link(name: &str, link: Link, runs: &BTreeMap<Method, Runs>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let criu = runs.get(&Method::Criu);
+    for (method, times) in runs {
+        let beside = |of: fn(&Runs) -> &Samples| {
+            let (ours, theirs) = (of(times), criu.map(of).filter(|theirs| theirs.runs() > 0));
+            let text = ours.with_spread("ms", 0);
+            match theirs.filter(|_| ours.runs() > 0 && *method != Method::Criu) {
+                Some(theirs) => format!("{text}, {:.2}×", ours.median() / theirs.median()),
+                None => text,
+            }
+        };
+        let plain = |samples: &Samples, unit: &str, decimals| samples.median_with(unit, decimals);
         outcome.rows.push(vec![
+            link.name(),
             name.to_owned(),
             method.name().to_owned(),
-            cell(&times.first, &criu.first),
-            cell(&times.fifty, &criu.fifty),
-            cell(&times.whole, &criu.whole),
-            times.wire.with_spread("MB", 1),
-            times.faults.with_spread("faults", 0).replace(" faults", ""),
+            plain(&times.restored, "ms", 0),
+            beside(|runs| &runs.first),
+            beside(|runs| &runs.fifty),
+            beside(|runs| &runs.whole),
+            plain(&times.wire, "MB", 1),
+            plain(&times.faults, "", 0),
+            format!("{} / {}", plain(&times.stall_p50, "", 2), plain(&times.stall_p99, "ms", 2)),
+            plain(&times.precision, "%", 0),
+            plain(&times.cpu, "s", 2),
+            plain(&times.memory, "MiB", 0),
         ]);
-        if let (Some(_), Some(full), Some((limit, sooner))) = (speed, of(Method::Full), with_set(method, name)) {
-            let what = |than: &str| format!("{name}, {}, 10 ms: first reply against {than}", method.name());
-            let ours = || times.first.clone();
-            let eager = full.first.clone();
-            outcome.figures.push(Figure::no_later(what("CRIU from local files"), limit, "ms", ours(), eager));
-            outcome.figures.push(Figure::sooner(what("CRIU's own"), sooner, "ms", ours(), criu.first.clone()));
-        }
-        if matches!(method, Method::LazyPages | Method::Restore) {
-            let beside = |what: &str, sooner: f64, ours: &Samples, theirs: &Samples| {
-                let (ours, theirs) = (ours.clone(), theirs.clone());
-                match speed {
-                    None => Figure::beside(format!("{name}, {}: {what}", method.name()), "ms", ours, theirs),
-                    Some(_) => {
-                        Figure::sooner(format!("{name}, {}, 10 ms: {what}", method.name()), sooner, "ms", ours, theirs)
-                    }
-                }
-            };
-            outcome.figures.push(beside("first reply", FIRST_SOONER, &times.first, &criu.first));
-            outcome.figures.push(beside("whole", WHOLE_SOONER, &times.whole, &criu.whole));
-        }
+        outcome.bars.push(Bar {
+            plot: link.name(),
+            group: name.to_owned(),
+            label: method.name(),
+            value: times.first.median(),
+        });
     }
     outcome
+}
+
+/// `restore` over the loopback device, unless others are named.
+pub(crate) fn links(asked: &[Link], loopback: bool) -> Vec<Link> {
+    let all = if asked.is_empty() { Link::DEFAULT.to_vec() } else { asked.to_vec() };
+    all.into_iter().filter(|link| (*link == LOOPBACK) == loopback).collect()
 }

@@ -11,12 +11,14 @@ use pageferry_tests::{Checkpoint, Split, Workdir, split as make_split, tools};
 use crate::{
     cli::{Cli, Measurement},
     guard::Guard,
+    link::Link,
     machine::Machine,
-    memory,
+    memory, plot,
     quiet::Quiet,
     report::Report,
     restore, size, split,
     subject::{self, Subject},
+    synthetic,
 };
 
 /// Runs of each measurement; of large checkpoints, and with `--quick`.
@@ -26,6 +28,7 @@ const FEWER_RUNS: usize = 3;
 /// What all measurements share.
 pub(crate) struct Bench {
     quick: bool,
+    links: Vec<Link>,
     pub(crate) quiet: Quiet,
 }
 
@@ -72,7 +75,7 @@ pub(crate) fn main(cli: &Cli) -> Result<()> {
     let scratch = tools::target()?.join("tmp").join(format!("bench-{}", std::process::id()));
     let guard = Guard::new(&scratch)?;
     let machine = Machine::look()?;
-    let bench = Bench { quick: cli.quick, quiet: Quiet::new(cli.quick) };
+    let bench = Bench { quick: cli.quick, links: cli.links(), quiet: Quiet::new(cli.quick) };
     let mut report = Report::default();
     for subject in subject::all() {
         let wanted = wanted(&subject);
@@ -80,7 +83,8 @@ pub(crate) fn main(cli: &Cli) -> Result<()> {
             continue;
         }
         let folder = scratch.join(subject.name);
-        match prepare(&subject, &folder, &wanted) {
+        let needs_split = wanted.iter().any(|measurement| *measurement != Measurement::Split);
+        match prepare(&subject, &folder, needs_split) {
             Ok(scene) => {
                 for measurement in wanted {
                     report.add(measurement, subject.name, measure(&bench, &scene, measurement));
@@ -98,15 +102,20 @@ pub(crate) fn main(cli: &Cli) -> Result<()> {
         }
     }
     drop(guard);
-    let text = report.markdown(&machine, cli.is_complete(), bench.quiet.runs());
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
+    let out = cli.out.clone().or_else(|| (cli.is_complete() && report.failures().1 == 0).then(default));
+    let plots = match &out {
+        Some(out) => plot::draw(&report.bars(), &out.with_extension("plots"))?,
+        None => Vec::new(),
+    };
+    let text = report.markdown(&machine, cli.is_complete(), bench.quiet.runs(), &plots);
     if cli.json {
         println!("{:#}", report.json(&machine));
     } else {
         println!("{text}");
     }
     let (all, failed) = report.failures();
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
-    if let Some(out) = cli.out.clone().or_else(|| (cli.is_complete() && failed == 0).then(default)) {
+    if let Some(out) = out {
         write(&out, &text)?;
     }
     ensure!(failed == 0, "{failed} of {all} figures could not be measured");
@@ -120,12 +129,11 @@ fn write(out: &PathBuf, text: &str) -> Result<()> {
 }
 
 /// Makes the checkpoint, and its store if one is needed.
-fn prepare<'a>(subject: &'a Subject, folder: &Path, wanted: &[Measurement]) -> Result<Scene<'a>> {
+pub(crate) fn prepare<'a>(subject: &'a Subject, folder: &Path, needs_split: bool) -> Result<Scene<'a>> {
     let work = Workdir::at(folder)?;
     let program = (subject.program)();
     say(subject, &format!("checkpoint of {}", program.describe()));
     let checkpoint = Checkpoint::take_boxed(&work, program)?;
-    let needs_split = wanted.iter().any(|measurement| *measurement != Measurement::Split);
     let split = needs_split.then(|| make_split(&work, &checkpoint, &[])).transpose()?;
     Ok(Scene { subject, work, checkpoint, split })
 }
@@ -133,10 +141,13 @@ fn prepare<'a>(subject: &'a Subject, folder: &Path, wanted: &[Measurement]) -> R
 fn measure(bench: &Bench, scene: &Scene, measurement: Measurement) -> Result<crate::report::Outcome> {
     match measurement {
         Measurement::Split => split::measure(bench, scene),
-        Measurement::Memory => memory::measure(bench, scene),
+        Measurement::Peaks => memory::measure(bench, scene),
         Measurement::Size => size::stored(scene),
         Measurement::Index => size::index(scene),
-        Measurement::Restore => restore::measure(bench, scene, None),
-        Measurement::Distance => restore::measure(bench, scene, Some(restore::DISTANCE)),
+        Measurement::Restore => restore::measure(bench, scene, &restore::links(&bench.links, true)),
+        Measurement::Distance => restore::measure(bench, scene, &restore::links(&bench.links, false)),
+        Measurement::Large => synthetic::large(bench, scene),
+        Measurement::Growth => synthetic::growth(bench, scene),
+        Measurement::Fault => synthetic::fault(bench, scene),
     }
 }

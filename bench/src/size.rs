@@ -38,7 +38,7 @@ pub(crate) fn stored(scene: &Scene) -> Result<Outcome> {
         mb(zstd(&scene.checkpoint.dir)?),
     ];
     let figures = figures::stored(name, ratio).into_iter().collect();
-    Ok(Outcome { figures, rows: vec![row.to_vec()] })
+    Ok(Outcome { figures, rows: vec![row.to_vec()], ..Outcome::default() })
 }
 
 /// The index objects of a checkpoint of 1 GB.
@@ -48,7 +48,8 @@ pub(crate) fn index(scene: &Scene) -> Result<Outcome> {
     let name = scene.subject.name;
     let title = format!("index of a checkpoint of {:.2} GB ({name})", dumped as f64 / 1e9);
     let samples = Samples::from_iter([index as f64 / 1024.0]);
-    Ok(Outcome { figures: vec![Figure::below(title, figures::INDEX_KIB, "KiB", samples)], rows: Vec::new() })
+    let figures = vec![Figure::below(title, figures::INDEX_KIB, "KiB", samples)];
+    Ok(Outcome { figures, ..Outcome::default() })
 }
 
 /// The bytes of pages in a checkpoint: its `pages-*.img`.

@@ -56,7 +56,7 @@ pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
         Figure::at_least(what.clone(), figures::SPLIT_MB_PER_SECOND, "MB/s", rate),
         Figure::below(format!("{what}, peak memory"), figures::SPLIT_MIB, "MiB", memory),
     ];
-    Ok(Outcome { figures, rows: vec![row.to_vec()] })
+    Ok(Outcome { figures, rows: vec![row.to_vec()], ..Outcome::default() })
 }
 
 /// Brings a folder's files into the page cache.

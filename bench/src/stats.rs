@@ -13,6 +13,11 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// Another quantity, sample by sample.
+    pub(crate) fn map(&self, of: impl Fn(f64) -> f64) -> Self {
+        self.0.iter().copied().map(of).collect()
+    }
+
     /// How many runs.
     pub(crate) fn runs(&self) -> usize {
         self.0.len()
@@ -37,6 +42,14 @@ impl Samples {
     /// The largest.
     pub(crate) fn max(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::max)
+    }
+
+    /// `median unit`, or a dash.
+    pub(crate) fn median_with(&self, unit: &str, decimals: usize) -> String {
+        match self.runs() {
+            0 => "-".to_owned(),
+            _ => format!("{:.decimals$} {unit}", self.median()).trim_end().to_owned(),
+        }
     }
 
     /// `median unit (smallest–largest)`.

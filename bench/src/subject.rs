@@ -1,8 +1,11 @@
 //! The checkpoints that are measured.
 
-use pageferry_tests::programs::{Gunicorn, Java, Node, Program, Redis};
+use pageferry_tests::programs::{Gunicorn, Java, Memory, Node, Program, Redis};
 
-use crate::cli::Measurement::{self, Distance, Index, Memory, Restore, Size, Split};
+use crate::{
+    cli::Measurement::{self, Distance, Fault, Growth, Index, Large, Peaks, Restore, Size, Split},
+    synthetic,
+};
 
 /// A program that is started, filled, dumped, and what is measured of the dump.
 pub(crate) struct Subject {
@@ -18,14 +21,14 @@ pub(crate) struct Subject {
 
 /// All of them. The sizes are those that the figures speak of: 300 MB, 1 GB, 3 GB of dumped pages; for the other programs
 /// what they take with a few hundred thousand objects.
-pub(crate) fn all() -> [Subject; 7] {
+pub(crate) fn all() -> [Subject; 9] {
     let subject = |name, program, measurements| Subject { name, program, measurements, large: false };
     [
         subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore, Distance]),
         subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore, Distance]),
         subject("gunicorn", || Box::new(Gunicorn { items: 250_000 }), &[Size, Restore, Distance]),
         subject("java", || Box::new(Java { objects: 1_000_000 }), &[Size, Restore, Distance]),
-        subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Memory]),
+        subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Peaks]),
         // The index of a tree that shares pages has more runs to list than that of one large process.
         subject("gunicorn-1gb", || Box::new(Gunicorn { items: 485_000 }), &[Index]),
         Subject {
@@ -34,5 +37,21 @@ pub(crate) fn all() -> [Subject; 7] {
             measurements: &[Split],
             large: true,
         },
+        subject("twins", synthetic::twins, &[Fault]),
+        Subject {
+            name: "memory-4gb",
+            program: || Box::new(Memory { bytes: 4_000_000_000 / 4096 * 4096, twin: false }),
+            measurements: &[Large, Growth],
+            large: true,
+        },
     ]
 }
+
+/// A tenth of `memory-4gb`.
+pub(crate) fn small_memory() -> Subject {
+    let program = || -> Box<dyn Program> { Box::new(Memory { bytes: 400_000_000 / 4096 * 4096, twin: false }) };
+    Subject { name: "memory-0.4gb", program, measurements: &[], large: false }
+}
+
+/// Two processes with the same 64 MiB.
+pub(crate) const TWINS: Memory = Memory { bytes: 64 << 20, twin: true };

@@ -9,8 +9,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd::Pid,
+};
 
 use crate::PATIENCE;
+
+/// What a process took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// On all processors.
+    pub cpu_seconds: f64,
+    /// The largest amount of memory that it has held at once, in bytes.
+    pub peak_memory: u64,
+}
 
 /// A background process with its log. Killed and reaped on drop.
 pub struct Daemon {
@@ -77,6 +90,33 @@ impl Daemon {
             // Measurements take the moment of its end from here.
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+    }
+
+    /// The same, with what it took.
+    pub fn wait_with_usage(&mut self) -> Result<(ExitStatus, Usage)> {
+        let mut usage = Usage::default();
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let start = Instant::now();
+        // The kernel forgets a process's memory when it ends, its processor time when it is reaped.
+        while waitid(Id::Pid(Pid::from_raw(self.pid())), flags)? == WaitStatus::StillAlive {
+            usage.peak_memory = usage.peak_memory.max(self.peak_memory().unwrap_or_default());
+            if start.elapsed() > PATIENCE {
+                bail!("{} has not ended after {} s\n{}", self.name, PATIENCE.as_secs(), self.log());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        usage.cpu_seconds = self.cpu_seconds()?;
+        Ok((self.wait()?, usage))
+    }
+
+    /// Processor time so far, in seconds; to a hundredth (proc_pid_stat(5)).
+    fn cpu_seconds(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(&path).with_context(|| path)?;
+        // The second field, a name in brackets, may have spaces.
+        let fields = stat.rsplit_once(')').context("no name")?.1.split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).flat_map(str::parse::<u64>).sum();
+        Ok(ticks as f64 / 100.0)
     }
 
     /// Whether it still runs.

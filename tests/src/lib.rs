@@ -24,6 +24,7 @@
 
 mod cell;
 mod checkpoint;
+mod criu_pager;
 mod daemon;
 mod folders;
 mod host;
@@ -38,11 +39,12 @@ mod workdir;
 pub use anyhow::Result;
 pub use cell::Cell;
 pub use checkpoint::{Checkpoint, ROOT_PID, Running, Split, split};
-pub use daemon::{Daemon, free_port};
+pub use criu_pager::CriuPager;
+pub use daemon::{Daemon, Usage, free_port};
 pub use folders::{assert_same_files, folder_size};
 pub use host::Host;
 pub use memory::compare_memory;
-pub use restore::{CriuPager, Pager, agent_restore, agent_restore_in, criu_restore};
+pub use restore::{Pager, agent_restore, agent_restore_in, criu_restore};
 pub use slow_link::{SlowLink, Speed};
 pub use workdir::Workdir;
 

@@ -39,5 +39,5 @@ fn criu_restores_remotely_from_its_own_lazy_dump() -> Result<()> {
     let cell = Cell::new()?;
     criu_restore(&cell, &checkpoint.dir, &folder, &["--lazy-pages"])?;
     checkpoint.check(&cell)?;
-    pager.finish()
+    pager.finish().map(drop)
 }

@@ -292,8 +292,7 @@ impl Engine {
         } else if self.faults.stalled() || self.transfer.stalled() {
             STALLED.into()
         } else {
-            let longest = if self.restored && self.is_rush() { CALM } else { HEARTBEAT };
-            u16::try_from(longest.as_millis()).expect("a quarter of a second at most").into()
+            u16::try_from(HEARTBEAT.as_millis()).expect("a quarter of a second").into()
         }
     }
 
@@ -475,8 +474,8 @@ impl Engine {
         self.status.read_ahead_unused.store(unused, Relaxed);
     }
 
-    /// Whether a program that was just restored faults its way to its first reply, and the store is so near that a transfer would
-    /// only take processors away from it. From a distance the transfer is what shortens the way: there faults wait for the network.
+    /// Whether a program that was just restored faults its way to its first reply, and the store is so near that what it waits for is a
+    /// processor: then the transfer leaves it most of them. From a distance the transfer is what shortens the way: there faults wait for the network.
     fn is_rush(&self) -> bool {
         let nearby = self.fetcher.link().answer_time().is_none_or(|time| time < NEARBY);
         let since = self.restored_at.elapsed();
@@ -489,7 +488,7 @@ impl Engine {
             && !self.replay.under_way
             && self.recorder.is_none()
             && match self.complete {
-                Complete::Now => !self.is_rush(),
+                Complete::Now => true,
                 Complete::Idle => self.last_fault.elapsed() >= IDLE,
                 Complete::Never => false,
             }

@@ -21,6 +21,8 @@ const IN_FLIGHT: usize = 4;
 const MOST_SPREAD: usize = 256;
 /// Frames put in place before faults are looked at again: half a millisecond of copying.
 const FRAMES_PER_TURN: usize = 8;
+/// The same two in a rush: one thread decodes, and a fault waits for one frame's copy.
+const IN_A_RUSH: (usize, usize) = (1, 1);
 /// Frames that are looked at whether anything lacks them, before faults are: they take a microsecond each.
 const LOOKS_PER_TURN: usize = 256;
 
@@ -80,8 +82,9 @@ impl Engine {
             self.install_in(retry.process, retry.frame, retry.pieces, retry.class)?;
         }
         self.transfer.more = false;
+        let (frames_per_turn, in_flight) = if self.is_rush() { IN_A_RUSH } else { (FRAMES_PER_TURN, IN_FLIGHT) };
         for turn in 0.. {
-            if turn == FRAMES_PER_TURN {
+            if turn == frames_per_turn {
                 self.transfer.more = true;
                 break;
             }
@@ -110,7 +113,7 @@ impl Engine {
         }
         if self.may_transfer() {
             self.leave_zeros_to_the_kernel();
-            self.ask_for_more();
+            self.ask_for_more(in_flight);
         }
         Ok(())
     }
@@ -179,10 +182,10 @@ impl Engine {
         }
     }
 
-    fn ask_for_more(&mut self) {
+    fn ask_for_more(&mut self, in_flight: usize) {
         let Some(placement) = self.transfer.placement.clone() else { return };
         let mut looks = LOOKS_PER_TURN;
-        while self.transfer.in_flight < IN_FLIGHT {
+        while self.transfer.in_flight < in_flight {
             let Some(start) = self.transfer.round.next(FrameNumber(self.transfer.cursor)) else { break };
             if looks == 0 {
                 self.transfer.more = true;

@@ -2,6 +2,7 @@
 
 mod gunicorn;
 mod java;
+mod memory;
 mod node;
 mod redis;
 mod threads;
@@ -15,6 +16,7 @@ use anyhow::Result;
 
 pub use gunicorn::Gunicorn;
 pub use java::Java;
+pub use memory::Memory;
 pub use node::Node;
 pub use redis::Redis;
 pub use threads::Threads;
