@@ -4,27 +4,11 @@ mod common;
 
 use std::{fs, process::Command};
 
-use common::program;
-use pageferry_tests::{
-    Cell, Checkpoint, Host, Pager, Result, Split, Workdir, agent_restore, criu_restore, split, tools,
-};
+use common::{Scene, program, scene};
+use pageferry_tests::{Cell, Checkpoint, Host, Pager, Result, Workdir, agent_restore, criu_restore, tools};
 
 /// What the agent and the server may hold in memory (issue 2).
 const MEMORY_LIMIT: u64 = 64 << 20;
-
-struct Scene {
-    work: Workdir,
-    checkpoint: Checkpoint,
-    split: Split,
-}
-
-fn scene(name: &str, size: usize) -> Result<Scene> {
-    let work = Workdir::new(name)?;
-    let checkpoint = Checkpoint::take_boxed(&work, program(name, size))?;
-    let split = split(&work, &checkpoint, &[])?;
-    fs::remove_dir_all(&checkpoint.dir)?;
-    Ok(Scene { work, checkpoint, split })
-}
 
 #[test]
 fn never_serves_faults_only() -> Result<()> {

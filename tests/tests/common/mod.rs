@@ -1,7 +1,27 @@
 //! The programs at the size that tests use.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
-use pageferry_tests::programs::{Gunicorn, Java, Node, Program, Redis, Threads};
+use pageferry_tests::{
+    Checkpoint, Result, Split, Workdir,
+    programs::{Gunicorn, Java, Node, Program, Redis, Threads},
+    split,
+};
+
+/// A checkpoint, split; the full dump is gone.
+pub struct Scene {
+    pub work: Workdir,
+    pub checkpoint: Checkpoint,
+    pub split: Split,
+}
+
+/// Of [`program`].
+pub fn scene(name: &str, size: usize) -> Result<Scene> {
+    let work = Workdir::new(name)?;
+    let checkpoint = Checkpoint::take_boxed(&work, program(name, size))?;
+    let split = split(&work, &checkpoint, &[])?;
+    std::fs::remove_dir_all(&checkpoint.dir)?;
+    Ok(Scene { work, checkpoint, split })
+}
 
 /// A program by name with so many keys, objects, items, or bytes per part.
 pub fn program(name: &str, size: usize) -> Box<dyn Program> {
