@@ -1,5 +1,6 @@
 //! Where objects are: a local directory, an HTTP address. One small trait, one conformance suite (`tests/backends.rs`).
 
+mod buffers;
 mod http;
 mod local;
 mod response;

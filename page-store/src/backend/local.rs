@@ -1,6 +1,6 @@
 //! Objects in a directory.
 
-use super::{Backend, ByteStream, check_range};
+use super::{Backend, ByteStream, buffers::Buffers, check_range};
 use crate::{Error, Result, names};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -23,18 +23,25 @@ use tokio::task::spawn_blocking;
 const CHUNK: u64 = 256 << 10;
 /// Files that are kept open. A pack is 64 MiB: what is open covers 8 GiB.
 const OPEN_FILES: usize = 128;
+/// Buffers that wait for the next read: 2 MiB, and more reads than this at once are rare.
+const KEPT_BUFFERS: usize = 8;
 
 /// A directory. What the page cache holds is read at once; what it does not, on the runtime's blocking threads.
 #[derive(Debug, Clone)]
 pub struct LocalBackend {
     root: PathBuf,
     files: Arc<OpenFiles>,
+    buffers: Arc<Buffers>,
 }
 
 impl LocalBackend {
     /// Objects below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), files: Arc::default() }
+        Self {
+            root: root.into(),
+            files: Arc::default(),
+            buffers: Arc::new(Buffers::new(to_usize(CHUNK), KEPT_BUFFERS)),
+        }
     }
 
     fn path(&self, object: &str) -> Result<PathBuf> {
@@ -66,15 +73,19 @@ impl Backend for LocalBackend {
 
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream> {
         check_range(|| self.describe(object), &range)?;
-        let path: Arc<Path> = self.path(object)?.into();
         let file = match self.files.get(object) {
             Some(file) => file,
             None => {
-                let (files, name, path) = (Arc::clone(&self.files), object.to_owned(), Arc::clone(&path));
-                blocking(move || Ok(files.keep(name, open(&path)?.0))).await?
+                let (files, name, path) = (Arc::clone(&self.files), object.to_owned(), self.path(object)?);
+                let buffers = Arc::clone(&self.buffers);
+                blocking(move || {
+                    let file = Arc::new(open(&path)?.0);
+                    Ok(files.keep(name, Opened { path: path.into(), file, buffers }))
+                })
+                .await?
             }
         };
-        Ok(stream_range(Opened { path, file }, range))
+        Ok(stream_range(file, range))
     }
 
     fn fresh(&self) -> Arc<dyn Backend> {
@@ -116,21 +127,22 @@ pub(crate) fn stream_range(file: impl Positioned, range: Range<u64>) -> ByteStre
 }
 
 /// A file of the store.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Opened {
     path: Arc<Path>,
     file: Arc<File>,
+    buffers: Arc<Buffers>,
 }
 
 impl Positioned for Opened {
     /// A blocking thread costs more than the copy: measured for a frame that is in the page cache, 7 us here and 16 us there.
     /// Where RWF_NOWAIT is not known (old kernels, some file systems) the answer is `None`.
     fn read_cached(&self, at: u64, len: usize) -> Option<Bytes> {
-        let mut bytes = BytesMut::zeroed(len);
+        let mut buffer = self.buffers.take();
         loop {
-            let into = &mut [io::IoSliceMut::new(&mut bytes)];
+            let into = &mut [io::IoSliceMut::new(buffer.room(len)?)];
             return match rustix::io::preadv2(&*self.file, into, at, ReadWriteFlags::NOWAIT) {
-                Ok(read) if read == len => Some(bytes.freeze()),
+                Ok(read) if read == len => Some(buffer.freeze(len)),
                 Err(Errno::INTR) => continue,
                 _ => None,
             };
@@ -203,21 +215,20 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 
 /// Packs that were opened, by name. Objects never change, so an open file stays good even after a new store took the name.
 #[derive(Debug, Default)]
-struct OpenFiles(Mutex<HashMap<String, Arc<File>>>);
+struct OpenFiles(Mutex<HashMap<String, Opened>>);
 
 impl OpenFiles {
-    fn get(&self, name: &str) -> Option<Arc<File>> {
+    fn get(&self, name: &str) -> Option<Opened> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    fn keep(&self, name: String, file: File) -> Arc<File> {
-        let file = Arc::new(file);
+    fn keep(&self, name: String, file: Opened) -> Opened {
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if files.len() >= OPEN_FILES {
             // Any order will do: opening again costs microseconds.
             files.clear();
         }
-        files.insert(name, Arc::clone(&file));
+        files.insert(name, file.clone());
         file
     }
 }
