@@ -12,8 +12,8 @@ use std::{
 /// Counters and gauges of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// By (method, route, status). Routes are templates, so this stays as small as the router.
-    requests: Mutex<BTreeMap<(&'static str, String, u16), u64>>,
+    /// By route, then by (method, status). Routes are templates, so this stays as small as the router.
+    requests: Mutex<BTreeMap<String, Answers>>,
     /// Bytes of bodies handed to connections, by no matter which route.
     pub(crate) body_bytes: AtomicU64,
     /// Requests whose body is not finished.
@@ -34,6 +34,9 @@ pub(crate) struct Metrics {
     pub(crate) pages: PageCounts,
 }
 
+/// How many answers there were of each (method, status).
+type Answers = BTreeMap<(&'static str, u16), u64>;
+
 /// Pages handed out.
 #[derive(Debug, Default)]
 pub(crate) struct PageCounts {
@@ -46,7 +49,14 @@ impl Metrics {
     /// One request answered.
     pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        *requests.entry((method_label(method), route.to_owned(), status)).or_default() += 1;
+        let key = (method_label(method), status);
+        // Not by entry(), which would want a String of its own for every request.
+        if !requests.contains_key(route) {
+            requests.insert(route.to_owned(), Answers::new());
+        }
+        if let Some(counts) = requests.get_mut(route) {
+            *counts.entry(key).or_default() += 1;
+        }
     }
 
     /// The whole page.
@@ -54,9 +64,11 @@ impl Metrics {
         let mut text = String::with_capacity(4096);
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
         head(&mut text, "pageferry_http_requests_total", "counter", "Requests answered.");
-        for ((method, route, status), count) in requests {
-            let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
-            let _ = writeln!(text, "pageferry_http_requests_total{{{labels}}} {count}");
+        for (route, counts) in requests {
+            for ((method, status), count) in counts {
+                let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
+                let _ = writeln!(text, "pageferry_http_requests_total{{{labels}}} {count}");
+            }
         }
         head(&mut text, "pageferry_pages_total", "counter", "Pages handed out, by where they came from.");
         for (source, count) in [("store", &self.pages.store), ("slim", &self.pages.slim), ("zero", &self.pages.zero)] {

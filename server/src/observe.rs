@@ -24,14 +24,16 @@ pub(crate) struct RouteLabel(pub(crate) &'static str);
 pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_owned());
-    let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    // Clones of these only count references.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let uri = request.uri().clone();
     let guard = InFlight::new(metrics.clone());
     let response = next.run(request).await;
-    let stand_in = response.extensions().get::<RouteLabel>().map(|label| label.0.to_owned());
-    let route = route.or(stand_in).unwrap_or_else(|| "unmatched".to_owned());
+    let stand_in = response.extensions().get::<RouteLabel>().map(|label| label.0);
+    let route = route.as_ref().map(MatchedPath::as_str).or(stand_in).unwrap_or("unmatched");
     let status = response.status().as_u16();
-    metrics.answered(&method, &route, status);
+    metrics.answered(&method, route, status);
+    let path = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or_default();
     tracing::debug!(%method, path, status, micros = began.elapsed().as_micros() as u64, "answered");
     let left = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     response.map(|inner| Body::new(Counted { inner, left, guard }))

@@ -64,7 +64,8 @@ async fn answer(
     request: &HeaderMap,
 ) -> Result<Response, Problem> {
     let immutable = name != MANIFEST_NAME;
-    let mut headers = HeaderMap::new();
+    // Room for all that an answer has: a map that grows is built twice.
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::ETAG, object.etag.header());
     headers.insert(
         header::CACHE_CONTROL,
@@ -92,7 +93,7 @@ async fn answer(
     let (status, content_type, length, body) = match asked {
         Asked::Whole => {
             let body = if method == Method::HEAD { Body::empty() } else { whole(served, name, object).await? };
-            (StatusCode::OK, object.content_type.to_owned(), object.size, body)
+            (StatusCode::OK, Some(HeaderValue::from_static(object.content_type)), object.size, body)
         }
         Asked::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
             Ok([part]) => {
@@ -100,11 +101,11 @@ async fn answer(
                 headers.extend(HeaderValue::try_from(value).ok().map(|v| (header::CONTENT_RANGE, v)));
                 let length = part.end - part.start;
                 let body = bytes::body(read(served, name, part).await?);
-                (StatusCode::PARTIAL_CONTENT, object.content_type.to_owned(), length, body)
+                (StatusCode::PARTIAL_CONTENT, Some(HeaderValue::from_static(object.content_type)), length, body)
             }
             Err(parts) => {
                 let parts = multipart::Parts::new(parts, object);
-                let (content_type, length) = (parts.content_type(), parts.length());
+                let (content_type, length) = (HeaderValue::try_from(parts.content_type()).ok(), parts.length());
                 (StatusCode::PARTIAL_CONTENT, content_type, length, bytes::body(parts.body(served.clone(), name)))
             }
         },
@@ -118,7 +119,7 @@ async fn answer(
         }
     };
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    headers.extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
+    headers.extend(content_type.map(|v| (header::CONTENT_TYPE, v)));
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

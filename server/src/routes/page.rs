@@ -24,7 +24,7 @@ use criu_images::{Memory, PageAddr, Pid};
 use http::{HeaderMap, HeaderValue, header};
 use page_store::Digest;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 const RAW: &str = "application/octet-stream";
 const HEXDUMP: &str = "text/plain";
@@ -47,15 +47,15 @@ pub(super) async fn page(
     };
 
     let memory = served.memory(pid)?;
-    let (bytes, source) = read(served, pid, page).await?;
-    let digest = Digest::of(&bytes);
+    let (bytes, digest, source) = read(served, pid, page).await?;
     let etag = match form {
         RAW => ETag::strong(digest),
         HEXDUMP => ETag::strong(format_args!("{digest}.hexdump")),
         // It also tells about the mapping, which is not part of the digest.
         _ => ETag::weak(format_args!("{digest}.json")),
     };
-    let mut headers = HeaderMap::new();
+    // Room for all that an answer has: a map that grows is built twice.
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::ETAG, etag.header());
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     // The next start of the server may serve another checkpoint here.
@@ -68,7 +68,12 @@ pub(super) async fn page(
         return Ok(not_modified(headers));
     }
     Ok(match form {
-        RAW => (headers, [(header::CONTENT_TYPE, RAW)], bytes).into_response(),
+        RAW => {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
+            let mut response = Response::new(bytes.into());
+            *response.headers_mut() = headers;
+            response
+        }
         HEXDUMP => (headers, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], hexdump(page.get(), &bytes))
             .into_response(),
         _ => {
@@ -85,18 +90,24 @@ pub(super) async fn page(
     })
 }
 
-/// A page and where it came from.
-async fn read(served: &Arc<Served>, pid: Pid, page: PageAddr) -> Result<(Bytes, &'static str), Problem> {
+/// A page, its digest, and where it came from.
+async fn read(served: &Arc<Served>, pid: Pid, page: PageAddr) -> Result<(Bytes, Digest, &'static str), Problem> {
     let range = single(page).ok_or_else(damaged)?;
     let segment: Segment = served.segments(pid, range).await?.into_iter().next().ok_or_else(damaged)?;
     let source = match segment.content {
-        Content::Store(_) => "store",
+        Content::Store(number) => {
+            let page = served.frames.page(&served.store, number, &served.metrics).await?;
+            let (bytes, digest) = page.ok_or_else(damaged)?;
+            served.metrics.pages.store.fetch_add(1, Relaxed);
+            return Ok((bytes, digest, "store"));
+        }
         Content::Slim { .. } => "slim",
         Content::Zero => "zero",
         Content::Absent(why) => return Err(absent(served.memory(pid)?, pid, page, why)),
     };
     let bytes = SegmentReader::new(served.clone(), segment, false).next().await?.ok_or_else(damaged)?;
-    Ok((bytes, source))
+    let digest = Digest::of(&bytes);
+    Ok((bytes, digest, source))
 }
 
 /// Why there is no such page, and where else to look.

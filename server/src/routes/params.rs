@@ -19,9 +19,13 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned + Send> FromRequestParts<S> 
         let undecodable = |detail: String| {
             Problem::new(Kind::BadPath, detail, "Percent-encode UTF-8 only; no path of this server needs it.")
         };
+        let error = match Path::from_request_parts(parts, state).await {
+            Ok(Path(value)) => return Ok(Self(value)),
+            Err(error) => error,
+        };
+        // The raw parameters say more shortly what is wrong.
         RawPathParams::from_request_parts(parts, state).await.map_err(|e| undecodable(e.to_string()))?;
-        let Path(value) = Path::from_request_parts(parts, state).await.map_err(|e| undecodable(e.to_string()))?;
-        Ok(Self(value))
+        Err(undecodable(error.to_string()))
     }
 }
 
