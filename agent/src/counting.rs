@@ -49,6 +49,10 @@ impl Backend for CountingBackend {
             .boxed())
     }
 
+    fn forget(&self, object: &str) {
+        self.inner.forget(object);
+    }
+
     fn fresh(&self) -> Arc<dyn Backend> {
         Arc::new(Self::new(self.inner.fresh(), self.status.clone()))
     }

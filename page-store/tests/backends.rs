@@ -91,6 +91,21 @@ async fn http() {
     }
 }
 
+/// Hosts that ignore Range, with and without a length.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_without_range() {
+    let (_dir, _, store) = made();
+    for with_length in [true, false] {
+        let dir = store.clone();
+        let server = serve(move |request| match fs::read(dir.join(&request.path[1..])) {
+            Ok(bytes) if !with_length => Answer::raw("HTTP/1.1 200 OK\r\n\r\n", &bytes),
+            bytes => file_answer(bytes.ok(), None),
+        })
+        .await;
+        conformance(Arc::new(HttpBackend::new(&server.url).unwrap()), &objects_of(&store)).await;
+    }
+}
+
 #[tokio::test]
 async fn raw() {
     let dir = folder();

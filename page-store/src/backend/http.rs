@@ -5,11 +5,13 @@ use super::{
     local::check_limit,
     response::{MAX_EXPLANATION, check_coding, is_html, skip_of, status_error},
     short,
+    spool::{Chunks, Spool},
+    spools::Spools,
 };
 use crate::{Error, MANIFEST_NAME, Result, names};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{
     Client, ClientBuilder, Response,
@@ -54,6 +56,8 @@ pub struct HttpBackend {
     base: Url,
     client: Client,
     version: HttpVersion,
+    /// Objects that came whole though a range was asked for.
+    spools: Arc<Spools>,
     /// Whether it was said that the host ignores Range.
     warned: Arc<AtomicBool>,
 }
@@ -80,7 +84,7 @@ impl HttpBackend {
         {
             path.pop();
         }
-        Ok(Self { client: client(&url, version)?, base: url, version, warned: Arc::default() })
+        Ok(Self { client: client(&url, version)?, base: url, version, spools: Arc::default(), warned: Arc::default() })
     }
 
     fn url(&self, object: &str) -> Result<Url> {
@@ -115,6 +119,31 @@ impl HttpBackend {
             return Err(Error::Unsupported { object: self.describe(object), what });
         }
         Ok(response)
+    }
+
+    /// Asks for a range: the answer's body, and how long it is if the host says so.
+    async fn open(&self, object: &str, range: &Range<u64>) -> Result<(Body, Option<u64>)> {
+        let response = self.send(object, Some(range)).await?;
+        let name = self.describe(object);
+        let whole = response.status() == StatusCode::OK;
+        self.spools.answered(whole);
+        let skip = skip_of(&name, response.status(), response.headers(), range)?;
+        let total = response.content_length();
+        let body = response.bytes_stream().map(|chunk| chunk.map_err(|e| causes(&e))).boxed();
+        Ok((Body { body, name, skip, left: range.end - range.start, range: range.clone(), whole, done: false }, total))
+    }
+
+    /// Reads a range from a spool.
+    fn follow(&self, spool: Spool, object: &str, range: Range<u64>) -> ByteStream {
+        let (backend, name, object) = (self.clone(), self.describe(object), object.to_owned());
+        let ask = move |rest| async move { Ok(backend.open(&object, &rest).await?.0.stream()) }.boxed();
+        spool.read(name, range, ask)
+    }
+
+    fn warn_once(&self, object: &str, what: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(object, "host ignores Range: whole objects are downloaded, {what}");
+        }
     }
 }
 
@@ -195,15 +224,32 @@ impl Backend for HttpBackend {
 
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream> {
         check_range(|| self.describe(object), &range)?;
-        let response = self.send(object, Some(&range)).await?;
-        let name = self.describe(object);
-        let whole = response.status() == StatusCode::OK;
-        let skip = skip_of(&name, response.status(), response.headers(), &range)?;
-        if whole && skip > 0 && !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(object = name, "host ignores Range: every read starts at the beginning of the object");
+        // Held until the answer's head is here, and with it a spool if there is to be one.
+        let _turn = match self.spools.find(object, &range).await {
+            Ok(spool) => return Ok(self.follow(spool, object, range)),
+            Err(turn) => turn,
+        };
+        let (mut body, total) = self.open(object, &range).await?;
+        if body.whole && self.spools.wants(&range, total) {
+            match self.spools.begin(object, &range, total, body.body).await {
+                Ok(spool) => {
+                    self.warn_once(&body.name, "each once, and kept in temporary files");
+                    return Ok(self.follow(spool, object, range));
+                }
+                // The spools have said why.
+                Err(unused) => {
+                    self.warned.store(true, Ordering::Relaxed);
+                    body.body = unused;
+                }
+            }
+        } else if body.skip > 0 {
+            self.warn_once(&body.name, "from the beginning for every read, because they are too large to be kept");
         }
-        let body = response.bytes_stream().map(move |chunk| chunk.map_err(|e| (e.is_timeout(), causes(&e)))).boxed();
-        Ok(Body { body, name, skip, left: range.end - range.start, range, whole, done: false }.stream())
+        Ok(body.stream())
+    }
+
+    fn forget(&self, object: &str) {
+        self.spools.forget(object);
     }
 
     fn fresh(&self) -> Arc<dyn Backend> {
@@ -215,7 +261,7 @@ impl Backend for HttpBackend {
 
 /// A body on its way.
 struct Body {
-    body: stream::BoxStream<'static, Result<Bytes, (bool, String)>>,
+    body: Chunks,
     name: String,
     /// Bytes still to be dropped.
     skip: u64,
@@ -244,7 +290,7 @@ impl Body {
         loop {
             let mut chunk = match self.body.next().await {
                 Some(Ok(chunk)) => chunk,
-                Some(Err((_, problem))) => {
+                Some(Err(problem)) => {
                     return Some(Err(Error::Unavailable { object: self.name.clone(), problem }));
                 }
                 None if self.left == 0 => return None,

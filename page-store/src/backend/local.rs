@@ -20,11 +20,18 @@ use tokio::task::spawn_blocking;
 
 /// Bytes of a range that are read at once: large enough for a disk to stream, small enough that the first frame of an extent does
 /// not wait for the last.
-const CHUNK: u64 = 256 << 10;
+pub(super) const CHUNK: u64 = 256 << 10;
 /// Files that are kept open. A pack is 64 MiB: what is open covers 8 GiB.
 const OPEN_FILES: usize = 128;
 /// Buffers that wait for the next read: 2 MiB, and more reads than this at once are rare.
 const KEPT_BUFFERS: usize = 8;
+
+impl Default for Buffers {
+    /// For chunks of files.
+    fn default() -> Self {
+        Self::new(to_usize(CHUNK), KEPT_BUFFERS)
+    }
+}
 
 /// A directory. What the page cache holds is read at once; what it does not, on the runtime's blocking threads.
 #[derive(Debug, Clone)]
@@ -37,11 +44,7 @@ pub struct LocalBackend {
 impl LocalBackend {
     /// Objects below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            files: Arc::default(),
-            buffers: Arc::new(Buffers::new(to_usize(CHUNK), KEPT_BUFFERS)),
-        }
+        Self { root: root.into(), files: Arc::default(), buffers: Arc::default() }
     }
 
     fn path(&self, object: &str) -> Result<PathBuf> {
@@ -79,8 +82,8 @@ impl Backend for LocalBackend {
                 let (files, name, path) = (Arc::clone(&self.files), object.to_owned(), self.path(object)?);
                 let buffers = Arc::clone(&self.buffers);
                 blocking(move || {
-                    let file = Arc::new(open(&path)?.0);
-                    Ok(files.keep(name, Opened { path: path.into(), file, buffers }))
+                    let file = open(&path)?.0;
+                    Ok(files.keep(name, Opened::new(path.into(), file, buffers)))
                 })
                 .await?
             }
@@ -94,7 +97,7 @@ impl Backend for LocalBackend {
 }
 
 /// What a range is streamed from.
-pub(crate) trait Positioned: Clone + Send + 'static {
+pub(crate) trait Positioned: Clone + Send + Sync + 'static {
     /// The bytes, if all of them can be had without waiting for a disk.
     fn read_cached(&self, at: u64, len: usize) -> Option<Bytes>;
     /// Fills `buffer`; may wait.
@@ -107,31 +110,40 @@ pub(crate) fn stream_range(file: impl Positioned, range: Range<u64>) -> ByteStre
         if range.is_empty() {
             return Ok(None);
         }
-        let (at, end) = (range.start, range.end.min(range.start.saturating_add(CHUNK)));
-        let len = to_usize(end - at);
-        let bytes = match file.read_cached(at, len) {
-            Some(bytes) => bytes,
-            None => {
-                let file = file.clone();
-                let read = move || {
-                    let mut bytes = BytesMut::zeroed(len);
-                    file.read_exact_at(&mut bytes, at)?;
-                    Ok(bytes.freeze())
-                };
-                blocking(read).await?
-            }
-        };
+        let end = range.end.min(range.start.saturating_add(CHUNK));
+        let bytes = read_at(&file, range.start..end).await?;
         Ok(Some((bytes, (file, end..range.end))))
     })
     .boxed()
 }
 
-/// A file of the store.
+/// Reads a range that is no longer than [`CHUNK`].
+pub(super) async fn read_at(file: &impl Positioned, range: Range<u64>) -> Result<Bytes> {
+    let (at, len) = (range.start, to_usize(range.end - range.start));
+    if let Some(bytes) = file.read_cached(at, len) {
+        return Ok(bytes);
+    }
+    let file = file.clone();
+    let read = move || {
+        let mut bytes = BytesMut::zeroed(len);
+        file.read_exact_at(&mut bytes, at)?;
+        Ok(bytes.freeze())
+    };
+    blocking(read).await
+}
+
+/// An open file, and what to call it.
 #[derive(Debug, Clone)]
-struct Opened {
+pub(super) struct Opened {
     path: Arc<Path>,
-    file: Arc<File>,
+    pub(super) file: Arc<File>,
     buffers: Arc<Buffers>,
+}
+
+impl Opened {
+    pub(super) fn new(path: Arc<Path>, file: File, buffers: Arc<Buffers>) -> Self {
+        Self { path, file: Arc::new(file), buffers }
+    }
 }
 
 impl Positioned for Opened {

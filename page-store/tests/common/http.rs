@@ -10,6 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 /// A request as far as these tests care.
@@ -25,6 +26,8 @@ pub struct Request {
 pub struct Answer {
     pub bytes: Vec<u8>,
     pub close: bool,
+    /// How many of the last bytes are held back until a signal comes.
+    pub held: Option<(usize, Arc<Notify>)>,
 }
 
 impl Answer {
@@ -32,11 +35,15 @@ impl Answer {
     pub fn new(status: &str, headers: &[&str], body: &[u8]) -> Self {
         let mut bytes = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
         headers.iter().for_each(|header| bytes += &format!("{header}\r\n"));
-        Self { bytes: [bytes.as_bytes(), b"\r\n", body].concat(), close: false }
+        Self { bytes: [bytes.as_bytes(), b"\r\n", body].concat(), close: false, held: None }
     }
     /// Exactly these bytes, then the end.
     pub fn raw(head: &str, body: &[u8]) -> Self {
-        Self { bytes: [head.as_bytes(), body].concat(), close: true }
+        Self { bytes: [head.as_bytes(), body].concat(), close: true, held: None }
+    }
+    /// Stalls before the last `bytes` until `signal` comes.
+    pub fn hold(self, bytes: usize, signal: &Arc<Notify>) -> Self {
+        Self { held: Some((bytes, Arc::clone(signal))), ..self }
     }
 }
 
@@ -72,7 +79,14 @@ async fn connection(
     while let Some(request) = read_request(&mut socket).await {
         requests.fetch_add(1, Ordering::Relaxed);
         let answer = answer(request);
-        if socket.get_mut().write_all(&answer.bytes).await.is_err() || answer.close {
+        let (held, signal) = answer.held.unwrap_or_default();
+        let (now, later) = answer.bytes.split_at(answer.bytes.len() - held);
+        let mut sent = socket.get_mut().write_all(now).await;
+        if held > 0 {
+            signal.notified().await;
+            sent = sent.and(socket.get_mut().write_all(later).await);
+        }
+        if sent.is_err() || answer.close {
             return;
         }
     }
