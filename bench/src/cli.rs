@@ -23,7 +23,7 @@ pub(crate) struct Cli {
     /// Fewer runs, and nothing of 3 GB.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Only this measurement or this checkpoint: split, size, index, memory, restore, distance,
+    /// Only this measurement or this checkpoint: split, size, index, memory, restore, distance, serve,
     /// large, growth, fault; redis, node, gunicorn, java,
     /// redis-1gb, gunicorn-1gb, redis-3gb, twins, memory-4gb. Can be given several times.
     #[arg(long, value_name = "NAME", value_parser = known)]
@@ -59,6 +59,8 @@ pub(crate) enum Measurement {
     Restore,
     /// The same with a network in between.
     Distance,
+    /// Requests per second of the server, beside nginx.
+    Serve,
     /// A process of 4 GB.
     Large,
     /// First replies as the memory grows.

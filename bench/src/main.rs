@@ -2,7 +2,7 @@
 //!
 //! Real programs are checkpointed by real CRIU, split, served and restored. Each [subject](subject::Subject) is one
 //! checkpoint; what is measured of it is one module each: [`split`], [`size`], [`memory`], [`restore`],
-//! [`synthetic`]. What is asked of the numbers stands in [`figures`], [`asked`] and [`synthetic`].
+//! [`synthetic`], [`serve`]. What is asked of the numbers stands in [`figures`], [`asked`] and [`synthetic`].
 #![forbid(unsafe_code)]
 
 mod asked;
@@ -21,6 +21,7 @@ mod quiet;
 mod report;
 mod restore;
 mod run;
+mod serve;
 mod size;
 mod split;
 mod stats;

@@ -193,6 +193,15 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
         Measurement::Index => ("Index", "All index objects of a store.", &[]),
         Measurement::Restore => ("Restore on loopback", RESTORE, &RESTORE_HEADER),
         Measurement::Distance => ("Restore over a link", DISTANCE, &RESTORE_HEADER),
+        Measurement::Serve => (
+            "Server",
+            "`wrk -t1` for 4 s each, ours and nginx (two workers, sendfile, open_file_cache) in turn, on the loopback device of a\n\
+             network namespace. Pages: `GET /pid/<pid>/page/<address>`, nginx has each as a file; chosen at random from so many\n\
+             MiB. Those of 8 MiB fit the server's cache of decoded frames (16 MiB); of 64 MiB three in four have to be decoded and\n\
+             verified anew, a frame of 64 KiB for a page of 4. Ranges: of the largest pack. The ratio is the median of those of\n\
+             each pair of runs.",
+            &["load", "pageferry-server", "nginx", "ratio"],
+        ),
         Measurement::Large => (
             "A process of 4 GB",
             "As above, on loopback, beside `criu lazy-pages` on local images: CRIU's page server loads the whole image into\n\

@@ -16,7 +16,7 @@ use crate::{
     memory, plot,
     quiet::Quiet,
     report::Report,
-    restore, size, split,
+    restore, serve, size, split,
     subject::{self, Subject},
     synthetic,
 };
@@ -146,6 +146,7 @@ fn measure(bench: &Bench, scene: &Scene, measurement: Measurement) -> Result<cra
         Measurement::Index => size::index(scene),
         Measurement::Restore => restore::measure(bench, scene, &restore::links(&bench.links, true)),
         Measurement::Distance => restore::measure(bench, scene, &restore::links(&bench.links, false)),
+        Measurement::Serve => serve::measure(bench, scene),
         Measurement::Large => synthetic::large(bench, scene),
         Measurement::Growth => synthetic::growth(bench, scene),
         Measurement::Fault => synthetic::fault(bench, scene),

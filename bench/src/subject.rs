@@ -3,7 +3,7 @@
 use pageferry_tests::programs::{Gunicorn, Java, Memory, Node, Program, Redis};
 
 use crate::{
-    cli::Measurement::{self, Distance, Fault, Growth, Index, Large, Peaks, Restore, Size, Split},
+    cli::Measurement::{self, Distance, Fault, Growth, Index, Large, Peaks, Restore, Serve, Size, Split},
     synthetic,
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct Subject {
 pub(crate) fn all() -> [Subject; 9] {
     let subject = |name, program, measurements| Subject { name, program, measurements, large: false };
     [
-        subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore, Distance]),
+        subject("redis", || Box::new(Redis { keys: 217_000 }), &[Split, Size, Restore, Distance, Serve]),
         subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore, Distance]),
         subject("gunicorn", || Box::new(Gunicorn { items: 250_000 }), &[Size, Restore, Distance]),
         subject("java", || Box::new(Java { objects: 1_000_000 }), &[Size, Restore, Distance]),

@@ -10,11 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use pageferry_tests::{
-    Cell, Checkpoint, Daemon, Host, ROOT_PID, Running, Workdir, eventually, folder_size,
+    Cell, Checkpoint, Daemon, Host, ROOT_PID, Running, SlowLink, Speed, Workdir, eventually, folder_size,
     programs::{Gunicorn, Java, Node, Program, Redis},
     split, tools,
 };
 
+/// Another data centre of the region.
+const DISTANCE: Speed = Speed { round_trip: Duration::from_millis(10), rate: Some(1e9) };
 /// Width of the bar that shows how much memory has come.
 const BAR: u64 = 40;
 
@@ -100,13 +102,29 @@ fn demo(work: &Workdir, program: Box<dyn Program>) -> Result<serde_json::Value> 
         megabytes(host.peak_memory()?)
     ));
 
-    say(7, "The same again, as it is meant to be used: with the rest following in the background");
+    say(7, "From 10 ms away, first as it is, then with what the first restore recorded as a working set");
     drop(faults_only);
     drop(cell);
+    let far = SlowLink::to(host.port(), DISTANCE)?;
+    let url = host.url_across(&far);
+    note("(a proxy delays what it is given by 5 ms each way and lets through 1 Gbit/s)");
+    let without = far_restore(&url, work, &checkpoint, "without", &["--working-set", "none"])?;
+    note(&format!("without: first reply after {}", seconds(without)));
+    let trace = work.path().join("trace").display().to_string();
+    far_restore(&host.url(), work, &checkpoint, "record", &["--record", &trace, "--record-settle", "0.5"])?;
+    let mut strip = Command::new(tools::binary("pageferry-strip")?);
+    tools::run(strip.arg("working-set").arg(&split.store).args(["--trace", &trace]))?;
+    // The server goes on with the checkpoint.json that it has opened.
+    drop((far, host));
+    let host = Host::server(work, &split.store)?;
+    let far = SlowLink::to(host.port(), DISTANCE)?;
+    let with = far_restore(&host.url_across(&far), work, &checkpoint, "with", &[])?;
+    note(&format!("with:    first reply after {}", seconds(with)));
+
+    say(8, "And as it is meant to be used: with the rest following in the background");
     let cell = Cell::new()?;
-    let images = work.path().join("images-complete");
     let start = Instant::now();
-    let mut agent = agent(&cell, &host, &images, &[], work)?;
+    let mut agent = agent(&cell, &host.url(), &work.path().join("images-complete"), &[], work)?;
     eventually(|| checkpoint.first_reply(&cell))?;
     let first_again = start.elapsed();
     let status = agent.wait()?;
@@ -136,6 +154,8 @@ fn demo(work: &Workdir, program: Box<dyn Program>) -> Result<serde_json::Value> 
         "memory_at_first_reply_bytes": memory_first,
         "first_reply_seconds": first_reply.as_secs_f64(),
         "all_by_fault_seconds": all_replies.as_secs_f64(),
+        "first_reply_from_10_ms_seconds": without.as_secs_f64(),
+        "first_reply_from_10_ms_with_working_set_seconds": with.as_secs_f64(),
         "whole_seconds": whole.as_secs_f64(),
     }))
 }
@@ -143,7 +163,7 @@ fn demo(work: &Workdir, program: Box<dyn Program>) -> Result<serde_json::Value> 
 /// Restores with faults only, and waits for the first reply.
 fn restore(cell: &Cell, host: &Host, work: &Workdir, checkpoint: &Checkpoint) -> Result<(Daemon, String)> {
     let images = work.path().join("images-never");
-    let mut agent = agent(cell, host, &images, &["--complete", "never"], work)?;
+    let mut agent = agent(cell, &host.url(), &images, &["--complete", "never"], work)?;
     let first = eventually(|| {
         Ok(match agent.is_running()? {
             true => Ok(checkpoint.first_reply(cell)?),
@@ -153,12 +173,26 @@ fn restore(cell: &Cell, host: &Host, work: &Workdir, checkpoint: &Checkpoint) ->
     Ok((agent, first))
 }
 
+/// Restores into a cell of its own until all is there; gives the time to the first reply.
+fn far_restore(url: &str, work: &Workdir, checkpoint: &Checkpoint, name: &str, options: &[&str]) -> Result<Duration> {
+    let cell = Cell::new()?;
+    let start = Instant::now();
+    let mut agent = agent(&cell, url, &work.path().join(format!("images-{name}")), options, work)?;
+    eventually(|| checkpoint.first_reply(&cell))?;
+    let first = start.elapsed();
+    let status = agent.wait()?;
+    if !status.success() {
+        bail!("the agent ended with {status}\n{}", agent.log());
+    }
+    Ok(first)
+}
+
 /// Starts `pageferry-agent restore`, with CRIU inside the cell.
-fn agent(cell: &Cell, host: &Host, images: &Path, options: &[&str], work: &Workdir) -> Result<Daemon> {
+fn agent(cell: &Cell, url: &str, images: &Path, options: &[&str], work: &Workdir) -> Result<Daemon> {
     let criu = images.with_extension("criu");
     cell.entering(&tools::criu()?, &criu)?;
     let mut agent = Command::new(tools::binary("pageferry-agent")?);
-    agent.args(["restore", &host.url(), "--images-dir"]).arg(images).arg("--criu").arg(criu).args(options);
+    agent.args(["restore", url, "--images-dir"]).arg(images).arg("--criu").arg(criu).args(options);
     agent.args(["--", "--shell-job"]);
     Daemon::start("pageferry-agent", &agent, &work.path().join("agent.log"), None)
 }

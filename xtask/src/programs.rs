@@ -32,13 +32,14 @@ enum How {
     Unpack,
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 8] = [
     Program { name: "zstd", package: "zstd", version: "--version", how: How::Install },
     Program { name: "ip", package: "iproute2", version: "-V", how: How::Install },
     Program { name: "node", package: "nodejs", version: "--version", how: How::Install },
     Program { name: "javac", package: "default-jdk-headless", version: "--version", how: How::Install },
     Program { name: "java", package: "default-jdk-headless", version: "--version", how: How::Install },
     Program { name: "redis-server", package: "redis-server", version: "--version", how: How::Unpack },
+    Program { name: "wrk", package: "wrk", version: "-v", how: How::Install },
     Program { name: "nginx", package: "nginx", version: "-v", how: How::Unpack },
 ];
 
@@ -105,8 +106,8 @@ impl Program {
     }
 
     fn works(&self, path: &Path) -> bool {
-        // A JVM takes half a second to say its version; that its file is there has to do.
-        if self.name.starts_with("java") {
+        // A JVM takes half a second to say its version, and wrk fails after it has; that the file is there has to do.
+        if self.name.starts_with("java") || self.name == "wrk" {
             return path.exists();
         }
         path.exists() && run::succeeds(command(path).arg(self.version))
