@@ -19,7 +19,9 @@ use tempfile::TempDir;
 
 /// The real program.
 pub(crate) fn strip() -> Command {
-    let mut strip = Command::new(env!("CARGO_BIN_EXE_pageferry-strip"));
+    // Whoever started the tests may ignore signals (a shell's `&`, `nohup`); what they start would do so too.
+    let mut strip = Command::new("env");
+    strip.arg("--default-signal=INT,TERM,HUP").arg(env!("CARGO_BIN_EXE_pageferry-strip"));
     strip.stdin(Stdio::null()).env_remove("RUST_LOG");
     strip
 }
