@@ -145,7 +145,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// The engine looks at `orders` at least four times a second, and at once when it is woken.
+    /// The engine looks at `orders` four times a second.
     pub(crate) fn new(
         socket: LazyPagesSocket,
         images: Images,
