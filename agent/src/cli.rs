@@ -62,6 +62,10 @@ pub struct PagerArgs {
     /// The working set to fetch first, `none` for none [default: the one that was added last].
     #[arg(long, value_name = "NAME", conflicts_with = "record")]
     pub working_set: Option<String>,
+    /// Do without the second process that keeps the memory's descriptors open, and starts another agent if this one is killed: then the restored
+    /// processes read zeros in place of what they lack.
+    #[arg(long)]
+    pub no_guard_process: bool,
     /// More in the log: -v debug, -vv trace; CRIU's -v4 works too.
     #[arg(short, long, value_name = "LEVEL", action = clap::ArgAction::Append, num_args = 0..=1, default_missing_value = "+", require_equals = true)]
     pub verbosity: Vec<String>,

@@ -10,7 +10,7 @@
 //! Nothing is ever answered. One byte follows the pid, and only that one may be read with the descriptor: what comes after it is
 //! the next message.
 
-use crate::uffd::{self, Uffd};
+use crate::uffd::{self, CONTROL_WORDS, Uffd};
 use criu_images::Pid;
 use nix::{
     errno::Errno,
@@ -18,16 +18,21 @@ use nix::{
     sys::stat::{FchmodatFlags, Mode, fchmodat},
 };
 use std::{
+    fmt,
     fs::{self, File},
-    io::{self, Read},
+    io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
             fs::MetadataExt,
             net::{UnixListener, UnixStream},
         },
     },
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 /// Its name in the work directory (`LAZY_PAGES_SOCK_NAME`).
@@ -110,8 +115,23 @@ impl LazyPagesSocket {
         Ok(Self { listener: UnixListener::from(listener), path, dir, identity: (made.dev(), made.ino()) })
     }
 
+    /// Takes over a socket that another agent has left, and the work directory as it had it open.
+    pub fn inherit(work_dir: &Path, listener: OwnedFd, dir: OwnedFd) -> Result<Self, Error> {
+        let path = work_dir.join(SOCKET_NAME);
+        let dir = File::from(dir);
+        let what = "looking at the socket that another agent has left";
+        let made =
+            fs::symlink_metadata(name_in(&dir)).map_err(|source| Error::System { path: path.clone(), what, source })?;
+        Ok(Self { listener: UnixListener::from(listener), path, dir, identity: (made.dev(), made.ino()) })
+    }
+
+    /// The work directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     /// Waits for CRIU (readable, to poll, means that it is there).
-    pub fn accept(&self) -> Result<Connection, Error> {
+    pub fn accept(&self, mail: Mail) -> Result<Connection, Error> {
         let system = |source| Error::System { path: self.path.clone(), what: "accepting CRIU's connection", source };
         let (stream, _) = loop {
             match self.listener.accept() {
@@ -119,7 +139,7 @@ impl LazyPagesSocket {
                 other => break other.map_err(system)?,
             }
         };
-        Connection::new(stream).map_err(system)
+        Connection::new(stream, mail).map_err(system)
     }
 }
 
@@ -173,6 +193,8 @@ pub enum Message {
         pid: Pid,
         /// Of its memory.
         uffd: Uffd,
+        /// The message's number.
+        mail: u64,
     },
     /// A task that was dead when it was dumped: it has no memory.
     DeadTask(Pid),
@@ -182,58 +204,130 @@ pub enum Message {
     Closed,
 }
 
+/// Where a message is read to: the word, the control message with the descriptor, and how many messages there were before. If that is
+/// memory shared with another process, what was taken off the connection is there when this one is killed.
+#[derive(Clone, Debug)]
+pub struct Mail(Arc<dyn MailMemory>);
+
+/// Words of it.
+pub const MAIL_WORDS: usize = 2 + CONTROL_WORDS;
+
+/// Memory for a [`Mail`].
+pub trait MailMemory: fmt::Debug + Send + Sync {
+    /// Zeros to begin with.
+    fn words(&self) -> &[AtomicU64; MAIL_WORDS];
+}
+
+impl MailMemory for [AtomicU64; MAIL_WORDS] {
+    fn words(&self) -> &[AtomicU64; MAIL_WORDS] {
+        self
+    }
+}
+
+impl Default for Mail {
+    fn default() -> Self {
+        Self::new(Arc::<[AtomicU64; MAIL_WORDS]>::default())
+    }
+}
+
+impl Mail {
+    /// Messages go to `memory`.
+    pub fn new(memory: Arc<dyn MailMemory>) -> Self {
+        Self(memory)
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        &self.0.words()[0]
+    }
+
+    fn control(&self) -> &[AtomicU64; CONTROL_WORDS] {
+        self.0.words()[1..].first_chunk().expect("of the right length")
+    }
+
+    /// How many messages were dealt with before this one.
+    pub fn number(&self) -> u64 {
+        self.0.words()[1 + CONTROL_WORDS].load(SeqCst)
+    }
+
+    /// The message is dealt with. In this order: what is half removed still has the number of the message that it was.
+    fn clear(&self) {
+        self.control().iter().chain([self.word()]).for_each(|word| word.store(0, SeqCst));
+        self.0.words()[1 + CONTROL_WORDS].fetch_add(1, SeqCst);
+    }
+
+    /// Makes what another agent has left ready to go on with, given the number of the last message that it dealt with. The descriptor
+    /// of the message that is left, if it has come.
+    pub fn resume(&self, last: Option<u64>) -> Option<RawFd> {
+        if self.word().load(SeqCst) == 0 || last == Some(self.number()) {
+            self.clear();
+        }
+        uffd::received_fd(self.control())
+    }
+}
+
 /// CRIU's end of a restore.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    word: [u8; 4],
-    /// Bytes of `word` that have come.
-    filled: usize,
-    /// The task whose userfaultfd comes next.
-    task: Option<Pid>,
+    mail: Mail,
+    /// Whether the message in `mail` was handed out.
+    delivered: bool,
+    /// The number of the last message that brought a task.
+    last_mail: Option<u64>,
+    /// The descriptor of a message that another agent did not come to deal with.
+    left: Option<OwnedFd>,
 }
 
 impl Connection {
     /// Talks to whoever is at the other end of `stream`, without ever blocking.
-    pub fn new(stream: UnixStream) -> io::Result<Self> {
+    pub fn new(stream: UnixStream, mail: Mail) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, word: [0; 4], filled: 0, task: None })
+        Ok(Self { stream, mail, delivered: false, last_mail: None, left: None })
     }
 
-    /// The next message; `None` while it has not come in full.
+    /// Goes on with a connection that another agent has left; `left` is the descriptor that [`Mail::resume`] found.
+    pub fn resume(stream: UnixStream, mail: Mail, left: Option<OwnedFd>) -> io::Result<Self> {
+        Ok(Self { left, ..Self::new(stream, mail)? })
+    }
+
+    /// The number of the last message that brought a task.
+    pub fn last_mail(&self) -> Option<u64> {
+        self.last_mail
+    }
+
+    /// The next message; `None` while it has not come in full. The one before counts as dealt with.
     pub fn try_read(&mut self) -> Result<Option<Message>, Error> {
-        if self.task.is_none() {
-            match self.read_word()? {
-                Word::Incomplete => return Ok(None),
-                Word::End => return Ok(Some(Message::Closed)),
-                Word::Is(word) => match parse(word)? {
-                    Parsed::Task(pid) => self.task = Some(pid),
-                    Parsed::Alone(message) => return Ok(Some(message)),
-                },
+        if std::mem::take(&mut self.delivered) {
+            self.mail.clear();
+        }
+        if self.mail.word().load(SeqCst) == 0 {
+            match uffd::receive_word(&self.stream, self.mail.word()) {
+                Ok(None) => return Ok(None),
+                Ok(Some(false)) => return Ok(Some(Message::Closed)),
+                Ok(Some(true)) => {}
+                Err(error) => return Err(Error::Protocol(error.to_string())),
             }
         }
-        let Some(pid) = self.task else { return Ok(None) };
+        let [a, b, c, d, ..] = self.mail.word().load(SeqCst).to_ne_bytes();
+        let pid = match parse(u32::from_ne_bytes([a, b, c, d]))? {
+            Parsed::Task(pid) => pid,
+            Parsed::Alone(message) => {
+                self.delivered = true;
+                return Ok(Some(message));
+            }
+        };
         let failed = |source| Error::Task { pid, source };
-        let Some(fd) = uffd::receive_fd(&self.stream).map_err(failed)? else { return Ok(None) };
-        self.task = None;
-        Ok(Some(Message::Task { pid, uffd: Uffd::from_owned_fd(fd).map_err(failed)? }))
-    }
-
-    fn read_word(&mut self) -> Result<Word, Error> {
-        while self.filled < self.word.len() {
-            match self.stream.read(&mut self.word[self.filled..]) {
-                Ok(0) if self.filled == 0 => return Ok(Word::End),
-                Ok(0) => return Err(Error::Protocol("the connection ends inside a message".into())),
-                Ok(read) => self.filled += read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Word::Incomplete),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What CRIU leaves behind when it is killed with unread data on its side.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Word::End),
-                Err(source) => return Err(Error::System { path: SOCKET_NAME.into(), what: "reading", source }),
-            }
-        }
-        self.filled = 0;
-        Ok(Word::Is(u32::from_ne_bytes(self.word)))
+        let fd = match self.left.take() {
+            Some(fd) => fd,
+            None => match uffd::receive_fd(&self.stream, self.mail.control()).map_err(failed)? {
+                Some(fd) => fd,
+                None => return Ok(None),
+            },
+        };
+        let uffd = Uffd::from_owned_fd(fd).map_err(failed)?;
+        let mail = self.mail.number();
+        (self.delivered, self.last_mail) = (true, Some(mail));
+        Ok(Some(Message::Task { pid, uffd, mail }))
     }
 }
 
@@ -241,12 +335,6 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
-}
-
-enum Word {
-    Incomplete,
-    End,
-    Is(u32),
 }
 
 enum Parsed {

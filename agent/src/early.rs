@@ -12,14 +12,17 @@ const ATTEMPTS: u32 = 3;
 /// `--working-set none`.
 const NONE: &str = "none";
 
+/// A working set on its way; `None` comes of it if it is given up.
+pub(crate) type WorkingSetDownload = JoinHandle<Option<WorkingSet>>;
+
 /// Downloads under way.
-pub struct Early {
-    pub(crate) working_set: Option<JoinHandle<Option<WorkingSet>>>,
+pub(crate) struct Early {
+    pub(crate) working_set: Option<WorkingSetDownload>,
 }
 
 impl Early {
     /// Sends the requests.
-    pub fn start(store: &Store, args: &PagerArgs) -> Result<Self> {
+    pub(crate) fn start(store: &Store, args: &PagerArgs) -> Result<Self> {
         let index = store.clone();
         tokio::spawn(async move {
             // Whoever needs it asks again, and waits until it works.

@@ -10,11 +10,12 @@ use std::fs;
 const NS_LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 
 /// To be called before threads are started: from here on new ids are larger than all of `needed`, where the kernel lets us say so.
-pub(crate) fn keep_clear_of(needed: &[Pid]) -> Result<()> {
+pub(crate) fn keep_clear_of(needed: &[Pid], guard: Option<u64>) -> Result<()> {
     if has_own_namespace(needed) {
         return Ok(());
     }
     check_threads(needed)?;
+    check(needed, guard.and_then(|pid| u32::try_from(pid).ok()))?;
     let number = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
     let (Some(last), Some(limit)) = (number(NS_LAST_PID), number("/proc/sys/kernel/pid_max")) else { return Ok(()) };
     if let Some(highest) = needed.iter().map(|pid| pid.get()).max()
@@ -33,14 +34,19 @@ pub(crate) fn check_threads(needed: &[Pid]) -> Result<()> {
         return Ok(());
     }
     for task in fs::read_dir("/proc/self/task")? {
-        let id = task?.file_name().to_string_lossy().parse().ok().and_then(Pid::new);
-        ensure!(
-            id.is_none_or(|id| needed.binary_search(&id).is_err()),
-            "this agent runs as process or thread {}, an id that the checkpoint needs; start it again, or restore in a pid \
-             namespace of its own (unshare -p -m -n -f --mount-proc)",
-            id.map_or(0, Pid::get)
-        );
+        check(needed, task?.file_name().to_string_lossy().parse().ok())?;
     }
+    Ok(())
+}
+
+fn check(needed: &[Pid], id: Option<u32>) -> Result<()> {
+    let id = id.and_then(Pid::new);
+    ensure!(
+        id.is_none_or(|id| needed.binary_search(&id).is_err()),
+        "this agent runs as process or thread {}, an id that the checkpoint needs; start it again, or restore in a pid \
+         namespace of its own (unshare -p -m -n -f --mount-proc)",
+        id.map_or(0, Pid::get)
+    );
     Ok(())
 }
 

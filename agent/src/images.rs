@@ -4,11 +4,14 @@ use crate::address_space::pages_touched;
 use anyhow::{Context, Result, bail, ensure};
 use criu_images::{Checkpoint, ImageDir, ImageSource, PageRange, Pid, slim::PAGEFERRY_DIR};
 use page_store::{Run, Store};
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 /// The memory of a task as CRIU will register it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Layout {
+    /// `4711 (redis-server)`, for the log.
+    pub name: String,
     /// Position in the manifest's tasks.
     pub task: u32,
     /// Mappings that CRIU registers with userfaultfd.
@@ -79,7 +82,8 @@ impl Images {
             let args = pages_touched(memory.args_and_env.start, memory.args_and_env.end)
                 .and_then(|args| PageRange::new(args.start(), args.pages().min(MOST_FIRST_PAGES)));
             let first = missing.iter().filter_map(|range| range.intersection(args?)).collect();
-            layouts.insert(task.pid, Layout { task: u32::try_from(position)?, registered, missing, first });
+            let name = format!("{} ({})", task.pid, task.comm);
+            layouts.insert(task.pid, Layout { name, task: u32::try_from(position)?, registered, missing, first });
         }
         ids.sort_unstable();
         ids.dedup();

@@ -4,14 +4,15 @@ use crate::{
     cli::{LazyPagesArgs, PagerArgs},
     counting::CountingBackend,
     criu_socket::LazyPagesSocket,
-    early::Early,
-    engine::{Engine, Orders, Plan, RecordOptions},
+    early::{Early, WorkingSetDownload},
+    engine::{Engine, FIRST_PROCESS, Orders, Plan, RecordOptions, Start},
     fetch::Fetcher,
+    guard::{Guarded, Ledger, Left, Word},
     ids,
     images::Images,
     progress,
     rate::RateLimit,
-    status::{Moment, Status},
+    status::{Moment, SAVED, Status},
     uffd,
 };
 use anyhow::{Context, Result};
@@ -23,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::runtime::Runtime;
 
@@ -34,40 +35,84 @@ pub struct Pager {
     wake: Arc<EventFd>,
     status: Arc<Status>,
     signals: Signals,
+    guarded: Guarded,
+}
+
+/// What a pager needs of its surroundings.
+pub(crate) struct Setting<'a> {
+    pub images_dir: &'a Path,
+    pub work_dir: &'a Path,
+    pub args: &'a PagerArgs,
+    pub status: Arc<Status>,
+    pub guarded: Guarded,
 }
 
 impl Pager {
-    /// Checks that the images in `images_dir` and the store belong together, and listens in `work_dir`.
-    pub async fn start(
+    /// Checks that the images and the store belong together, and listens in the work directory.
+    pub(crate) async fn start(store: Store, early: Early, setting: Setting<'_>) -> Result<Self> {
+        let images = Images::open(setting.images_dir, &store).await?;
+        ids::keep_clear_of(&images.ids, setting.guarded.pid())?;
+        let ledger = Ledger {
+            manifest: store.manifest().to_json()?,
+            layouts: images.layouts,
+            ids: images.ids,
+            next_process: FIRST_PROCESS,
+            ..Ledger::default()
+        };
+        let socket = LazyPagesSocket::bind(setting.work_dir)?;
+        let start = Start { socket, connection: None, ledger, uffds: Vec::new() };
+        let record = setting.args.record.clone();
+        Self::run(store, early.working_set, record, start, setting)
+    }
+
+    /// Goes on where another agent has died. Nothing is replayed, and a recording is over: a part of one is of no use.
+    pub(crate) fn take_over(store: Store, left: Left, setting: Setting<'_>) -> Result<Self> {
+        tracing::warn!(
+            "the agent died; this one, process {}, took over {} processes after {:.0?}",
+            std::process::id(),
+            left.ledger.processes.len(),
+            left.downtime()
+        );
+        if setting.args.record.is_some() {
+            tracing::warn!("the recording is lost with it");
+        }
+        setting.status.resume(setting.guarded.counters(SAVED));
+        let start = left.into_start(setting.work_dir, setting.guarded.mail())?;
+        Self::run(store, None, None, start, setting)
+    }
+
+    fn run(
         store: Store,
-        images_dir: &Path,
-        work_dir: &Path,
-        args: &PagerArgs,
-        early: Early,
-        status: Arc<Status>,
+        working_set: Option<WorkingSetDownload>,
+        record: Option<PathBuf>,
+        start: Start,
+        setting: Setting<'_>,
     ) -> Result<Self> {
+        let Setting { args, status, guarded, .. } = setting;
         let signals = Signals::new()?;
-        let images = Images::open(images_dir, &store).await?;
-        ids::keep_clear_of(&images.ids)?;
-        let socket = LazyPagesSocket::bind(work_dir)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate))?;
         let wake = fetcher.waker();
         let orders = Arc::new(Orders::default());
-        let ids = images.ids.clone();
-        let record = args.record.clone().map(|file| RecordOptions { file, settle: args.record_settle });
-        let plan = Plan { complete: args.complete, replays: early.working_set.is_some(), record };
-        if let Some(set) = early.working_set {
+        orders.hurry.store(guarded.is_raised(Word::Hurry), Relaxed);
+        let ids = start.ledger.ids.clone();
+        let record = record.map(|file| RecordOptions { file, settle: args.record_settle });
+        let plan = Plan { complete: args.complete, replays: working_set.is_some(), record };
+        if let Some(set) = working_set {
             fetcher.replay(set);
         }
-        let engine = Engine::new(socket, images, store, fetcher, plan, orders.clone(), status.clone())?;
+        guarded.watch()?;
+        let begun = start.ledger.restored;
+        let engine = Engine::new(start, store, fetcher, plan, orders.clone(), status.clone(), guarded.clone())?;
         let engine = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || engine.run())
             .context("starting the engine's thread")?;
-        ids::check_threads(&ids)?;
+        if !begun {
+            ids::check_threads(&ids)?;
+        }
         status.reached(Moment::Listening);
-        Ok(Self { engine, orders, wake, status, signals })
+        Ok(Self { engine, orders, wake, status, signals, guarded })
     }
 
     /// Waits until every process is whole or gone. A signal makes it finish early: it completes all processes at once and then ends,
@@ -88,6 +133,7 @@ impl Pager {
                         "asked to stop: first the {} pages that are still missing, the processes would read zeros without them",
                         self.status.missing.load(Relaxed)
                     );
+                    self.guarded.raise(Word::Hurry);
                     self.orders.hurry.store(true, Relaxed);
                     let _ = self.wake.write(1);
                 }
@@ -105,10 +151,13 @@ impl Pager {
         Ok(())
     }
 
-    /// Makes a pager that CRIU has not connected to end.
-    pub fn cancel(&self) {
-        self.orders.hurry.store(true, Relaxed);
-        let _ = self.wake.write(1);
+    /// For telling it, while it finishes, that CRIU has ended: a pager that CRIU has not connected to then ends too.
+    pub(crate) fn news_of_criu(&self) -> impl Fn() + use<> {
+        let (orders, wake) = (self.orders.clone(), self.wake.clone());
+        move || {
+            orders.criu_is_gone.store(true, Relaxed);
+            let _ = wake.write(1);
+        }
     }
 }
 
@@ -120,10 +169,11 @@ enum Told {
     Ready,
 }
 
-/// SIGINT and SIGTERM; SIGUSR1. Caught from before CRIU starts: an agent that a signal ends then would leave zeros.
+/// SIGINT, SIGTERM and SIGHUP; SIGUSR1. Caught from before CRIU starts: an agent that a signal ends then would leave zeros.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
     user1: tokio::signal::unix::Signal,
 }
 
@@ -133,6 +183,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
         })
     }
@@ -141,6 +192,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Told::Stop,
             _ = self.terminate.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Stop,
             _ = self.user1.recv() => Told::Ready,
         }
     }
@@ -149,7 +201,11 @@ impl Signals {
 /// Opens a store so that what it reads is counted.
 pub(crate) async fn open_store(location: &str, http: HttpVersion, status: &Arc<Status>) -> Result<Store> {
     let store = Store::open_by(location, http).await.with_context(|| format!("opening the page store {location}"))?;
-    Ok(store.with_backend(Arc::new(CountingBackend::new(store.backend().clone(), status.clone()))))
+    Ok(counting(store, status))
+}
+
+fn counting(store: Store, status: &Arc<Status>) -> Store {
+    store.with_backend(Arc::new(CountingBackend::new(store.backend().clone(), status.clone())))
 }
 
 /// The runtime for all but pages. Few threads: each takes a thread id that a restored process may need.
@@ -157,21 +213,59 @@ pub(crate) fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("agent").enable_all().build()?)
 }
 
+/// Opens again the store of a restore that another agent has begun. It has worked before, and gives up as little as a fetch does.
+pub(crate) async fn reopen_store(location: &str, http: HttpVersion, left: &Left, status: &Arc<Status>) -> Store {
+    loop {
+        match Store::reopen(location, http, &left.ledger.manifest).await {
+            Ok(store) => return counting(store, status),
+            Err(error) => tracing::error!("opening the page store {location} again: {error}; trying again"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// When the restore began, though another agent may have begun it.
+pub(crate) fn began(guarded: &Guarded, started: Instant) -> Instant {
+    guarded.age().and_then(|age| Instant::now().checked_sub(age)).unwrap_or(started)
+}
+
 /// Runs the command.
-pub fn run(args: LazyPagesArgs, started: Instant, listening: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn run(
+    args: LazyPagesArgs,
+    started: Instant,
+    guarded: Guarded,
+    left: Option<Left>,
+    listening: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| args.images_dir.clone());
     runtime()?.block_on(async {
-        let status = Arc::new(Status::new(started));
+        let status = Arc::new(Status::new(began(&guarded, started)));
         let location = args.store.clone().unwrap_or_else(|| args.images_dir.display().to_string());
-        let store = open_store(&location, args.pager.http_version(), &status).await?;
-        let early = Early::start(&store, &args.pager)?;
-        let pager = Pager::start(store, &args.images_dir, &work_dir, &args.pager, early, status).await?;
-        if let Some(fd) = args.status_fd {
-            let fd = uffd::inherited_fd(fd).context("--status-fd")?;
-            File::from(fd).write_all(&[0]).context("writing to --status-fd")?;
-        }
-        listening()?;
-        tracing::info!("listening in {}", work_dir.display());
+        let setting = Setting {
+            images_dir: &args.images_dir,
+            work_dir: &work_dir,
+            args: &args.pager,
+            status: status.clone(),
+            guarded,
+        };
+        let pager = match left {
+            Some(left) => {
+                let store = reopen_store(&location, args.pager.http_version(), &left, &status).await;
+                Pager::take_over(store, left, setting)?
+            }
+            None => {
+                let store = open_store(&location, args.pager.http_version(), &status).await?;
+                let early = Early::start(&store, &args.pager)?;
+                let pager = Pager::start(store, early, setting).await?;
+                if let Some(fd) = args.status_fd {
+                    let fd = uffd::inherited_fd(fd).context("--status-fd")?;
+                    File::from(fd).write_all(&[0]).context("writing to --status-fd")?;
+                }
+                listening()?;
+                tracing::info!("listening in {}", work_dir.display());
+                pager
+            }
+        };
         pager.finish(args.pager.json, args.pager.quiet).await
     })
 }

@@ -5,17 +5,20 @@
 //! uffd            the only unsafe code: typed access to a userfaultfd
 //! criu_socket     CRIU's lazy-pages socket
 //! engine          one thread: events, faults, installs     ◄──► fetch   frames from the store, on its own threads
+//! guard           another process, which keeps the userfaultfds open, and what the next agent has to know
 //! lazy_pages      the command and the pager behind it; restore adds the slim dump and CRIU itself
 //! ```
 
 pub mod address_space;
 pub mod cli;
 mod counting;
+mod criu;
 pub mod criu_socket;
 pub mod daemon;
 mod early;
 mod engine;
 mod fetch;
+pub mod guard;
 mod ids;
 mod images;
 pub mod lazy_pages;
@@ -24,6 +27,7 @@ mod placement;
 mod progress;
 mod rate;
 pub mod restore;
+mod scratch;
 pub mod status;
 pub mod uffd;
 

@@ -6,14 +6,24 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use pageferry_agent::{
     cli::{Cli, Command, PagerArgs, normalise},
-    daemon, lazy_pages, restore,
+    daemon,
+    guard::{self, Guarded, Left},
+    lazy_pages, restore,
 };
-use std::{fs::File, io::IsTerminal, path::Path, process::ExitCode, sync::Mutex, time::Instant};
+use std::{
+    ffi::OsString, fs::File, io::IsTerminal, os::fd::RawFd, path::Path, process::ExitCode, sync::Mutex, time::Instant,
+};
 
 fn main() -> ExitCode {
     let started = Instant::now();
     raise_descriptor_limit();
-    match run(Cli::parse_from(normalise(std::env::args_os())), started) {
+    let (take_over, args) = guard::split_argument(std::env::args_os());
+    if take_over.is_some() {
+        // A program that was started through /proc is called "exe".
+        let _ = nix::sys::prctl::set_name(c"pageferry-agent");
+    }
+    let cli = Cli::parse_from(normalise(args.iter().cloned()));
+    match run(cli, &args, take_over, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pageferry-agent: {error:#}");
@@ -22,28 +32,55 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, started: Instant) -> Result<()> {
+fn run(cli: Cli, words: &[OsString], take_over: Option<RawFd>, started: Instant) -> Result<()> {
     match cli.command {
         Command::LazyPages(args) => {
             let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| args.images_dir.clone());
-            log(&args.pager, &work_dir)?;
-            if !args.daemon {
-                return also_to_log_file(&args.pager.clone(), lazy_pages::run(args, started, || Ok(())));
-            }
-            let pidfile = args.pidfile.as_ref().map(|file| work_dir.join(file));
-            match daemon::split(pidfile.as_deref())? {
-                daemon::Side::Done => Ok(()),
-                daemon::Side::Background => {
-                    also_to_log_file(&args.pager.clone(), lazy_pages::run(args, started, daemon::listening))
+            let mut listening: fn() -> Result<()> = || Ok(());
+            if args.daemon && take_over.is_none() {
+                let pidfile = args.pidfile.as_ref().map(|file| work_dir.join(file));
+                match daemon::split(pidfile.as_deref())? {
+                    daemon::Side::Done => return Ok(()),
+                    daemon::Side::Background => listening = daemon::listening,
                 }
             }
+            let pager = args.pager.clone();
+            guarded(&pager, &work_dir, words, take_over, |guarded, left| {
+                lazy_pages::run(args, started, guarded, left, listening)
+            })
         }
         Command::Restore(args) => {
             let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| ".".into());
-            log(&args.pager, &work_dir)?;
-            also_to_log_file(&args.pager.clone(), restore::run(args, started))
+            let pager = args.pager.clone();
+            guarded(&pager, &work_dir, words, take_over, |guarded, left| restore::run(args, started, guarded, left))
         }
     }
+}
+
+/// Runs `work` in an agent, with a guard if one is wanted.
+fn guarded(
+    args: &PagerArgs,
+    work_dir: &Path,
+    words: &[OsString],
+    take_over: Option<RawFd>,
+    work: impl FnOnce(Guarded, Option<Left>) -> Result<()>,
+) -> Result<()> {
+    let divided = match args.no_guard_process {
+        true => Ok((Guarded::by_nobody(), None)),
+        false => guard::guard(words, take_over),
+    };
+    log(args, work_dir, take_over.is_some())?;
+    let (guarded, left) = match divided {
+        Ok(divided) => divided,
+        Err(error) if take_over.is_some() => return Err(error),
+        Err(error) => {
+            tracing::warn!("no guard process, a killed agent would leave zeros: {error:#}");
+            (Guarded::by_nobody(), None)
+        }
+    };
+    let outcome = also_to_log_file(args, work(guarded.clone(), left));
+    guarded.ends(u8::from(outcome.is_err()));
+    outcome
 }
 
 /// Every process of a tree has a userfaultfd, every task of a checkpoint a pages file.
@@ -55,12 +92,18 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn log(args: &PagerArgs, work_dir: &Path) -> Result<()> {
+fn log(args: &PagerArgs, work_dir: &Path, goes_on: bool) -> Result<()> {
     let builder = tracing_subscriber::fmt().with_max_level(args.level()?).with_target(false);
     match &args.log_file {
         Some(name) => {
             let path = work_dir.join(name);
-            let file = File::create(&path).with_context(|| format!("opening the log {}", path.display()))?;
+            let file = File::options()
+                .create(true)
+                .write(true)
+                .append(goes_on)
+                .truncate(!goes_on)
+                .open(&path)
+                .with_context(|| format!("opening the log {}", path.display()))?;
             builder.with_ansi(false).with_writer(Mutex::new(file)).init();
         }
         None => builder.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init(),

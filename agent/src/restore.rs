@@ -2,83 +2,118 @@
 
 use crate::{
     cli::RestoreArgs,
+    criu,
     early::Early,
-    lazy_pages::{Pager, open_store, runtime},
+    guard::{Guarded, Left, Word},
+    lazy_pages::{Pager, Setting, began, open_store, reopen_store, runtime},
+    scratch::Scratch,
     status::Status,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::{
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     sync::Arc,
     time::Instant,
 };
-use tokio::process::Command;
+use tokio::process::Child;
 
-const RESTORE_LOG: &str = "restore.log";
+/// The folders of a restore.
+struct Folders {
+    images_dir: PathBuf,
+    work_dir: PathBuf,
+    /// Lives until the end: the slim dump, unless the user wants to keep it, the socket, CRIU's log.
+    _scratch: Scratch,
+}
+
+impl Folders {
+    fn new(args: &RestoreArgs, scratch: Scratch) -> Self {
+        Self {
+            images_dir: args.images_dir.clone().unwrap_or_else(|| scratch.path().join("slim")),
+            work_dir: args.pager.work_dir.clone().unwrap_or_else(|| scratch.path().to_path_buf()),
+            _scratch: scratch,
+        }
+    }
+
+    fn setting<'a>(&'a self, args: &'a RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> Setting<'a> {
+        Setting {
+            images_dir: &self.images_dir,
+            work_dir: &self.work_dir,
+            args: &args.pager,
+            status: status.clone(),
+            guarded: guarded.clone(),
+        }
+    }
+}
 
 /// Runs the command.
-pub fn run(args: RestoreArgs, started: Instant) -> Result<()> {
+pub fn run(args: RestoreArgs, started: Instant, guarded: Guarded, left: Option<Left>) -> Result<()> {
+    let status = Arc::new(Status::new(began(&guarded, started)));
     runtime()?.block_on(async {
-        let status = Arc::new(Status::new(started));
-        let store = open_store(&args.store, args.pager.http_version(), &status).await?;
-        // Lives until the end: the slim dump, unless the user wants to keep it, the socket, CRIU's log.
-        let scratch =
-            tempfile::Builder::new().prefix("pageferry-").tempdir().context("making a temporary directory")?;
-        let images_dir = args.images_dir.clone().unwrap_or_else(|| scratch.path().join("slim"));
-        let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| scratch.path().to_path_buf());
-        let early = Early::start(&store, &args.pager)?;
-        let slim = store.slim().await.context("fetching the slim dump")?;
-        slim.unpack(&images_dir).with_context(|| format!("unpacking the slim dump to {}", images_dir.display()))?;
-        drop(slim);
-
-        let pager = Pager::start(store, &images_dir, &work_dir, &args.pager, early, status).await?;
-        let mut criu = criu(&args, &images_dir, &work_dir)?;
-        if args.stay {
-            // CRIU itself waits for the process that it restored.
-            let (exit, done) = tokio::join!(criu.wait(), pager.finish(args.pager.json, args.pager.quiet));
-            check(exit.context("waiting for CRIU")?, &work_dir)?;
-            return done;
+        match left {
+            Some(left) => take_over(&args, left, &status, &guarded).await,
+            None => begin(&args, &status, &guarded).await,
         }
-        let exit = criu.wait().await.context("waiting for CRIU")?;
-        if let Err(error) = check(exit, &work_dir) {
-            pager.cancel();
-            let _ = pager.finish(false, true).await;
-            return Err(error);
-        }
-        pager.finish(args.pager.json, args.pager.quiet).await
     })
 }
 
-fn criu(args: &RestoreArgs, images_dir: &Path, work_dir: &Path) -> Result<tokio::process::Child> {
-    let mut command = Command::new(&args.criu);
-    command.arg("restore").arg("--lazy-pages").arg("-D").arg(images_dir).arg("-W").arg(work_dir);
-    command.args(["-o", RESTORE_LOG, "-v2"]);
-    if !args.stay {
-        command.arg("--restore-detached");
+async fn begin(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> Result<()> {
+    let store = open_store(&args.store, args.pager.http_version(), status).await?;
+    let scratch = Scratch::make()?;
+    guarded.keep(Word::Scratch, &scratch);
+    let folders = Folders::new(args, scratch);
+    let early = Early::start(&store, &args.pager)?;
+    let slim = store.slim().await.context("fetching the slim dump")?;
+    let images_dir = &folders.images_dir;
+    slim.unpack(images_dir).with_context(|| format!("unpacking the slim dump to {}", images_dir.display()))?;
+    drop(slim);
+    let pager = Pager::start(store, early, folders.setting(args, status, guarded)).await?;
+    let criu = criu::start(args, images_dir, &folders.work_dir, guarded)?;
+    with_criu(args, pager, criu, &folders.work_dir).await
+}
+
+async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: &Path) -> Result<()> {
+    if args.stay {
+        // CRIU itself waits for the process that it restored.
+        let (exit, done) = tokio::join!(criu.wait(), pager.finish(args.pager.json, args.pager.quiet));
+        criu::check(exit.context("waiting for CRIU")?, work_dir)?;
+        return done;
     }
-    command.args(&args.criu_options).stdin(Stdio::null()).stdout(if args.pager.json {
-        Stdio::null()
-    } else {
-        Stdio::inherit()
-    });
-    command.spawn().with_context(|| {
-        format!("starting {}; install CRIU 4.1 or newer, or name one with --criu", args.criu.display())
+    let exit = criu.wait().await.context("waiting for CRIU")?;
+    if let Err(error) = criu::check(exit, work_dir) {
+        pager.news_of_criu()();
+        let _ = pager.finish(false, true).await;
+        return Err(error);
+    }
+    pager.finish(args.pager.json, args.pager.quiet).await
+}
+
+/// Goes on with what another agent has begun. CRIU was started by that one: what it says is in its log, and on its socket.
+async fn take_over(args: &RestoreArgs, mut left: Left, status: &Arc<Status>, guarded: &Guarded) -> Result<()> {
+    let scratch = Scratch::inherit(left.scratch().context("the scratch folder is gone")?)?;
+    guarded.keep(Word::Scratch, &scratch);
+    let folders = Folders::new(args, scratch);
+    let store = reopen_store(&args.store, args.pager.http_version(), &left, status).await;
+    let lifeline = left.lifeline.take();
+    let begun = left.has_heard_of_criu();
+    let pager = Pager::take_over(store, left, folders.setting(args, status, guarded))?;
+    let work_dir = &folders.work_dir;
+    let Some(lifeline) = lifeline.filter(|lifeline| begun || !criu::has_ended(lifeline)) else {
+        // It was not started, or has ended before it connected, and will say why once more.
+        let criu = criu::start(args, &folders.images_dir, work_dir, guarded)?;
+        return with_criu(args, pager, criu, work_dir).await;
+    };
+    guarded.keep(Word::Lifeline, &lifeline);
+    let criu_is_gone = pager.news_of_criu();
+    let ended = async {
+        let ended = criu::end_of(lifeline).await;
+        criu_is_gone();
+        ended
+    };
+    // It ends long before, unless it was asked to stay.
+    let (ended, outcome) = tokio::join!(ended, pager.finish(args.pager.json, args.pager.quiet));
+    let outcome = ended.and(outcome);
+    outcome.map_err(|error| match status.moments().restored {
+        None => error.context(format!("criu restore failed:\n{}", criu::last_errors(work_dir))),
+        Some(_) => error,
     })
-}
-
-fn check(exit: ExitStatus, work_dir: &Path) -> Result<()> {
-    if exit.success() {
-        return Ok(());
-    }
-    let log = work_dir.join(RESTORE_LOG);
-    bail!("criu restore failed ({exit}):\n{}", last_errors(&log))
-}
-
-/// CRIU's own words: the lines of its log that speak of an error.
-fn last_errors(log: &PathBuf) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_else(|e| format!("Error: {}: {e}", log.display()));
-    let errors: Vec<_> = text.lines().filter(|l| l.contains("Error") || l.contains("rror:")).collect();
-    let shown = &errors[errors.len().saturating_sub(12)..];
-    shown.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }

@@ -10,6 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+const LASTING: usize = 14;
+const MOMENTS: usize = 5;
+/// Words that [`Status::save`] takes.
+pub(crate) const SAVED: usize = LASTING + MOMENTS;
+
 /// An hour, in nanoseconds.
 const LONGEST_STALL: u64 = 3_600_000_000_000;
 
@@ -51,6 +56,10 @@ pub struct Status {
     pub read_ahead_used: AtomicU64,
     /// The same, and none did.
     pub read_ahead_unused: AtomicU64,
+    /// How often another agent has taken over from one that died.
+    pub take_overs: AtomicU64,
+    /// How often the guard process was made anew.
+    pub guards: AtomicU64,
     /// Whether the store cannot be reached just now.
     pub outage: AtomicBool,
     moments: Mutex<Moments>,
@@ -84,6 +93,17 @@ pub struct Moments {
     pub restored: Option<f64>,
     /// No page is missing any more.
     pub whole: Option<f64>,
+}
+
+impl Moments {
+    fn slots(&self) -> [Option<f64>; MOMENTS] {
+        [self.listening, self.first_fault, self.first_fault_served, self.restored, self.whole]
+    }
+
+    fn slots_mut(&mut self) -> [&mut Option<f64>; MOMENTS] {
+        let Self { listening, first_fault, first_fault_served, restored, whole } = self;
+        [listening, first_fault, first_fault_served, restored, whole]
+    }
 }
 
 /// Something that happens once.
@@ -123,11 +143,49 @@ impl Status {
             processes: 0.into(),
             read_ahead_used: 0.into(),
             read_ahead_unused: 0.into(),
+            take_overs: 0.into(),
+            guards: 0.into(),
             outage: false.into(),
             moments: Mutex::default(),
             // Two digits: 100 µs and 101 µs are the same. Longer than an hour counts as an hour.
             stalls: Mutex::new(Histogram::new_with_max(LONGEST_STALL, 2).expect("bounds that the crate allows")),
         }
+    }
+
+    /// What goes on counting with the next agent when this one dies.
+    fn lasting(&self) -> [&AtomicU64; LASTING] {
+        [
+            &self.expected,
+            &self.faults,
+            &self.pages_by_fault,
+            &self.pages_read_ahead,
+            &self.pages_by_working_set,
+            &self.pages_by_transfer,
+            &self.pages_zero,
+            &self.pages_dropped,
+            &self.wire_bytes,
+            &self.requests,
+            &self.retries,
+            &self.hedges,
+            &self.digest_failures,
+            &self.processes,
+        ]
+    }
+
+    /// Puts counters and moments where the next agent finds them.
+    pub(crate) fn save(&self, to: &[AtomicU64]) {
+        let counters = self.lasting().map(|counter| counter.load(Relaxed));
+        let moments = self.moments().slots().map(|moment| moment.unwrap_or(f64::NAN).to_bits());
+        to.iter().zip(counters.into_iter().chain(moments)).for_each(|(to, value)| to.store(value, Relaxed));
+    }
+
+    /// Goes on from what an agent before has saved.
+    pub(crate) fn resume(&self, from: &[AtomicU64]) {
+        let mut values = from.iter().map(|value| value.load(Relaxed));
+        self.lasting().into_iter().zip(&mut values).for_each(|(counter, value)| counter.store(value, Relaxed));
+        let mut moments = self.moments.lock().unwrap_or_else(|e| e.into_inner());
+        let seconds = values.map(f64::from_bits).map(|moment| Some(moment).filter(|m| m.is_finite()));
+        moments.slots_mut().into_iter().zip(seconds).for_each(|(slot, moment)| *slot = moment);
     }
 
     /// A fault was answered so long after it was read.
@@ -191,6 +249,8 @@ impl Status {
             retries: self.retries.load(Relaxed),
             hedges: self.hedges.load(Relaxed),
             digest_failures: self.digest_failures.load(Relaxed),
+            take_overs: self.take_overs.load(Relaxed),
+            guards: self.guards.load(Relaxed),
             read_ahead_precision: self.read_ahead_precision(),
             stalls: self.stalls(),
             cpu_seconds: cpu_seconds(),
@@ -218,6 +278,8 @@ pub struct Summary {
     pub retries: u64,
     pub hedges: u64,
     pub digest_failures: u64,
+    pub take_overs: u64,
+    pub guards: u64,
     pub read_ahead_precision: Option<f64>,
     pub stalls: Option<Stalls>,
     pub cpu_seconds: f64,

@@ -1,12 +1,14 @@
 //! The units everything else counts in: pids, page addresses, page ranges.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Bytes in a page. CRIU on x86-64 and aarch64 with 4 KiB pages is what we read; the inventory has no field for it.
 pub const PAGE_SIZE: u64 = 4096;
 
 /// A *virtual* pid: the one inside the pid namespace of the checkpoint, unique in one checkpoint only.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Pid(u32);
 
 impl Pid {
@@ -37,7 +39,8 @@ impl fmt::Debug for Pid {
 }
 
 /// The address of a page in user space: a multiple of [`PAGE_SIZE`], below [`PageAddr::LIMIT`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct PageAddr(u64);
 
 impl PageAddr {
@@ -84,7 +87,8 @@ impl fmt::Debug for PageAddr {
 }
 
 /// A run of at least one page, all of it in user space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(PageAddr, u64)", into = "(PageAddr, u64)")]
 pub struct PageRange {
     start: PageAddr,
     pages: u64,
@@ -146,5 +150,46 @@ impl fmt::Display for PageRange {
 impl fmt::Debug for PageRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+impl TryFrom<u32> for Pid {
+    type Error = &'static str;
+
+    fn try_from(pid: u32) -> Result<Self, Self::Error> {
+        Self::new(pid).ok_or("not a pid")
+    }
+}
+
+impl From<Pid> for u32 {
+    fn from(pid: Pid) -> Self {
+        pid.0
+    }
+}
+
+impl TryFrom<u64> for PageAddr {
+    type Error = &'static str;
+
+    fn try_from(addr: u64) -> Result<Self, Self::Error> {
+        Self::new(addr).ok_or("not the address of a page in user space")
+    }
+}
+
+impl From<PageAddr> for u64 {
+    fn from(addr: PageAddr) -> Self {
+        addr.0
+    }
+}
+
+impl TryFrom<(PageAddr, u64)> for PageRange {
+    type Error = &'static str;
+
+    fn try_from((start, pages): (PageAddr, u64)) -> Result<Self, Self::Error> {
+        Self::new(start, pages).ok_or("not a range of pages in user space")
+    }
+}
+
+impl From<PageRange> for (PageAddr, u64) {
+    fn from(range: PageRange) -> Self {
+        (range.start, range.pages)
     }
 }

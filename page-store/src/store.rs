@@ -44,11 +44,23 @@ impl Store {
         Self::from_backend(open::backend(location, http).await?).await
     }
 
+    /// Opens again a store that was open before, with its `checkpoint.json` as it was then: whatever stands there now, what that named
+    /// is what is read. Nothing is fetched; a raw checkpoint is read once, whole.
+    pub async fn reopen(location: &str, http: HttpVersion, manifest: &[u8]) -> Result<Self> {
+        let backend = open::backend(location, http).await?;
+        let manifest = Manifest::parse(&backend.describe(crate::MANIFEST_NAME), manifest)?;
+        Ok(Self::with_manifest(backend, manifest))
+    }
+
+    fn with_manifest(backend: Arc<dyn Backend>, manifest: Manifest) -> Self {
+        let parts = Arc::new(Parts::new(&manifest));
+        Self { manifest: Arc::new(manifest), backend, parts, decoders: Arc::default() }
+    }
+
     /// Opens what a backend holds.
     pub async fn from_backend(backend: Arc<dyn Backend>) -> Result<Self> {
         let manifest = open::manifest(&*backend).await?;
-        let parts = Arc::new(Parts::new(&manifest));
-        Ok(Self { manifest: Arc::new(manifest), backend, parts, decoders: Arc::default() })
+        Ok(Self::with_manifest(backend, manifest))
     }
 
     /// The same store, index shared, over connections of its own ([`Backend::fresh`]).

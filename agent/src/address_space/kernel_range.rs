@@ -1,6 +1,30 @@
-//! The addresses in userfaultfd events, as page ranges.
+//! Userfaultfd events, as changes of an address space; their addresses, as page ranges.
 
+use super::AddressSpace;
+use crate::uffd::Event;
 use criu_images::{PAGE_SIZE, PageAddr, PageRange};
+
+/// Changes `space` as the event tells. A fault or a fork changes nothing.
+pub fn apply(space: &mut AddressSpace, event: &Event) {
+    match *event {
+        Event::Fault { .. } | Event::Fork { .. } => {}
+        Event::Remap { from, to, len } => {
+            if let Some((from, to)) = pages_moved(from, to, len) {
+                space.remap(from, to);
+            }
+        }
+        Event::Remove { start, end } => {
+            if let Some(range) = pages_touched(start, end) {
+                space.remove(range);
+            }
+        }
+        Event::Unmap { start, end } => {
+            if let Some(range) = pages_touched(start, end) {
+                space.unmap(range);
+            }
+        }
+    }
+}
 
 /// The pages of the bytes `start..end`, whatever these numbers are: rounded outwards to whole pages (as munmap and madvise do),
 /// clipped to user space; `None` if nothing is left.

@@ -2,6 +2,7 @@
 
 use super::Place;
 use criu_images::{PageAddr, PageRange};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Places that do not overlap, in two orders. Neighbours are one place whenever they can be.
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 /// gives memory another address. It moves page table entries: what it leaves behind (MREMAP_DONTUNMAP) is fresh, empty memory,
 /// which reads as zeros. The one form that shows the same memory twice, `old_size` 0, is refused for private mappings (EINVAL,
 /// mm/mremap.c since Linux 4.14), and only private anonymous memory is ever lazy. A forked child has an address space of its own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Missing {
     by_address: BTreeMap<PageAddr, Place>,
     /// Stored address of a place's first page to its run-time address.

@@ -37,13 +37,14 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
-pub use kernel_range::{pages_moved, pages_touched};
+pub use kernel_range::{apply, pages_moved, pages_touched};
 pub use place::Place;
 
 use criu_images::{PageAddr, PageRange};
 use missing::Missing;
 use moves::Outstanding;
 use ranges::Ranges;
+use serde::{Deserialize, Serialize};
 
 /// What a fault needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub enum Answer {
 }
 
 /// One process at run time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AddressSpace {
     task: u32,
     registered: Ranges,

@@ -2,9 +2,10 @@
 
 use super::{AddressSpace, Place, ranges::Ranges, ranges::without};
 use criu_images::{PageAddr, PageRange};
+use serde::{Deserialize, Serialize};
 
 /// What is known to have happened, but is not reported yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Outstanding {
     /// The old ranges of moves: an UNMAP of each follows. With MREMAP_DONTUNMAP none does.
     vacated: Vec<PageRange>,
@@ -13,7 +14,7 @@ pub(super) struct Outstanding {
 }
 
 /// Memory that moved to `to`, and what we took to be there: that had left before. An UNMAP or REMAP will tell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Arrival {
     to: PageRange,
     displaced: Ranges,

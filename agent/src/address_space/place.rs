@@ -1,9 +1,10 @@
 //! Where a stored page belongs in a running process.
 
 use criu_images::{PAGE_SIZE, PageAddr, PageRange};
+use serde::{Deserialize, Serialize};
 
 /// Neighbouring missing pages whose stored addresses are neighbours too: page `i` of `runtime` is the stored page `origin + i`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Where the pages are missing now.
     pub runtime: PageRange,

@@ -1,11 +1,12 @@
 //! Sets of page ranges.
 
 use criu_images::{PageAddr, PageRange};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Ranges that do not overlap. Neighbours stay apart: a border between mappings is something to know, because one
 /// UFFDIO_COPY may not cross it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ranges(BTreeMap<PageAddr, PageRange>);
 
 impl Ranges {

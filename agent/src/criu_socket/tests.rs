@@ -4,7 +4,7 @@ use std::io::{IoSlice, Write};
 
 fn pair() -> (UnixStream, Connection) {
     let (criu, agent) = UnixStream::pair().unwrap();
-    (criu, Connection::new(agent).unwrap())
+    (criu, Connection::new(agent, Mail::default()).unwrap())
 }
 
 fn send_fds(socket: &UnixStream, fds: &[i32]) {
@@ -59,9 +59,9 @@ fn a_task_needs_exactly_one_userfaultfd() {
     let file = File::open("/dev/null").unwrap();
     let fd = file.as_raw_fd();
     for (fds, message) in [
-        (&[][..], "task 5: expected one descriptor with the message, got 0"),
-        (&[fd, fd], "task 5: expected one descriptor with the message, got 2"),
-        (&[fd; 9], "task 5: expected one descriptor with the message, got 9"),
+        (&[][..], "task 5: expected one descriptor with the message, got none"),
+        (&[fd, fd], "task 5: expected one descriptor with the message, got more"),
+        (&[fd; 9], "task 5: expected one descriptor with the message, got more"),
         (&[fd], "task 5: expected a userfaultfd, got a descriptor of /dev/null"),
     ] {
         let (mut criu, mut agent) = pair();
@@ -83,7 +83,7 @@ fn one_pager_per_work_directory() {
     let criu = UnixStream::connect(&path).unwrap();
     assert!(matches!(LazyPagesSocket::bind(dir.path()), Err(Error::InUse(p)) if p == path));
     // The look for another pager was not taken for CRIU.
-    let mut connection = first.accept().unwrap();
+    let mut connection = first.accept(Mail::default()).unwrap();
     assert!(connection.try_read().unwrap().is_none());
     drop(criu);
     assert!(matches!(connection.try_read().unwrap(), Some(Message::Closed)));
@@ -118,8 +118,46 @@ fn a_path_longer_than_a_socket_address() {
     // CRIU connects by the bare name, from inside.
     let here = File::open(&dir).unwrap();
     let criu = UnixStream::connect(name_in(&here)).unwrap();
-    let mut connection = socket.accept().unwrap();
+    let mut connection = socket.accept(Mail::default()).unwrap();
     drop(criu);
     assert!(matches!(connection.try_read().unwrap(), Some(Message::Closed)));
     assert_eq!(fs::metadata(dir.join(SOCKET_NAME)).unwrap().mode() & 0o777, 0o600);
+}
+
+/// What an agent took off the connection is found by the next one, wherever the first was killed.
+#[test]
+fn a_message_that_was_read_and_not_dealt_with_is_left_to_the_next_agent() {
+    let pid = |n| Pid::new(n).unwrap();
+    let (mut criu, agent) = UnixStream::pair().unwrap();
+    let mail = Mail::default();
+    let next = |last| {
+        let left = mail.resume(last).map(|fd| uffd_of(fd).try_clone_to_owned().unwrap());
+        Connection::resume(agent.try_clone().unwrap(), mail.clone(), left).unwrap()
+    };
+    criu.write_all(&5i32.to_ne_bytes()).unwrap();
+    // The pid was read, its descriptor had not come.
+    assert!(next(None).try_read().unwrap().is_none());
+    let sent = a_userfaultfd();
+    send_fds(&criu, &[sent.as_raw_fd()]);
+    // Both were read, and nothing was noted.
+    let mut first = next(None);
+    let Some(Message::Task { mail: number, uffd, .. }) = first.try_read().unwrap() else { panic!("a task") };
+    assert!(
+        matches!(next(None).try_read().unwrap(), Some(Message::Task { pid: p, mail, .. }) if p == pid(5) && mail == number)
+    );
+    // It was noted, but the message was still there.
+    assert_eq!(first.last_mail(), Some(number));
+    assert!(next(Some(number)).try_read().unwrap().is_none());
+    drop(uffd);
+    // The next message has another number, though its descriptor may have the same.
+    criu.write_all(&6i32.to_ne_bytes()).unwrap();
+    send_fds(&criu, &[sent.as_raw_fd()]);
+    assert!(
+        matches!(next(Some(number)).try_read().unwrap(), Some(Message::Task { pid: p, mail, .. }) if p == pid(6) && mail > number)
+    );
+}
+
+fn uffd_of(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the test holds it open.
+    unsafe { BorrowedFd::borrow_raw(fd) }
 }

@@ -25,9 +25,10 @@ pub(crate) use record::RecordOptions;
 use crate::{
     criu_socket::{Connection, LazyPagesSocket, Message},
     fetch::{Arrival, Fetcher},
-    images::{Images, Layout},
-    status::{Moment, Status},
-    uffd::{Event, Uffd},
+    guard::{Guarded, Journal, Known, Ledger, Record},
+    images::Layout,
+    status::{Moment, SAVED, Status},
+    uffd::{Batch, Event, Uffd},
 };
 use anyhow::{Context, Result, bail, ensure};
 use criu_images::{PageAddr, PageRange, Pid};
@@ -40,7 +41,7 @@ use record::Recorder;
 use replay::Replay;
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -68,9 +69,13 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Frames that faults wait for, or that follow, which are put in place before new faults are looked at: half a millisecond.
 const URGENT_PER_TURN: usize = 16;
 
+/// A journal that is half full is not renewed more often than this; in the other half there is room for far more than can happen meanwhile.
+const RENEWAL: Duration = Duration::from_millis(20);
+
 const WAKE: u64 = 0;
 const SOCKET: u64 = 1;
-const FIRST_PROCESS: u64 = 2;
+/// Numbers of processes begin here.
+pub(crate) const FIRST_PROCESS: u64 = 2;
 
 /// When to transfer pages that nothing has asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -94,6 +99,15 @@ enum Class {
     Zero,
 }
 
+/// What an engine begins with: nothing but what the images say, or what another agent has left.
+pub(crate) struct Start {
+    pub socket: LazyPagesSocket,
+    pub connection: Option<Connection>,
+    pub ledger: Ledger,
+    /// Of the processes in the ledger; one that is not here has gone.
+    pub uffds: Vec<(ProcessId, Uffd)>,
+}
+
 /// What is to be done beside answering faults.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -106,6 +120,8 @@ pub(crate) struct Plan {
 /// What another thread may tell the engine while it runs. Each is set once.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
+    /// CRIU has ended; if it has not connected, it will not.
+    pub criu_is_gone: AtomicBool,
     /// Complete every process as soon as possible, whatever the plan says.
     pub hurry: AtomicBool,
     /// End the recording, if there is one.
@@ -118,8 +134,8 @@ pub(crate) struct Engine {
     socket: LazyPagesSocket,
     connection: Option<Connection>,
     layouts: HashMap<Pid, Layout>,
-    /// Pages to be had at once when the restore is finished, though nothing faults on them.
-    first: Vec<(ProcessId, PageAddr)>,
+    /// Every pid and thread id that the restore takes.
+    ids: Vec<Pid>,
     /// Virtual pids by position in the manifest.
     pids: Vec<Option<Pid>>,
     processes: BTreeMap<ProcessId, Process>,
@@ -142,39 +158,50 @@ pub(crate) struct Engine {
     restored_at: Instant,
     last_heartbeat: Instant,
     status: Arc<Status>,
+    guarded: Guarded,
+    journal: Journal,
+    /// When a new journal was last begun, or tried to be.
+    journal_begun: Instant,
 }
 
 impl Engine {
     /// The engine looks at `orders` four times a second.
     pub(crate) fn new(
-        socket: LazyPagesSocket,
-        images: Images,
+        start: Start,
         store: Store,
         fetcher: Fetcher,
         plan: Plan,
         orders: Arc<Orders>,
         status: Arc<Status>,
+        guarded: Guarded,
     ) -> Result<Self> {
         let Plan { complete, replays, record } = plan;
+        let Start { socket, connection, mut ledger, uffds } = start;
         let replay = Replay::new(replays);
         let recorder = record.map(|options| Recorder::new(options, &store.manifest().checkpoint_id));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll")?;
         epoll.add(fetcher.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        epoll.add(socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
+        if !ledger.restored && !ledger.abandoned {
+            let from_criu = connection.as_ref().map_or(socket.as_fd(), |connection| connection.as_fd());
+            epoll.add(from_criu, EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
+        }
         let pids = store.manifest().tasks.iter().map(|t| Pid::new(t.pid)).collect();
         let now = Instant::now();
         if complete != Complete::Never || replays {
             fetcher.load_placement();
         }
-        Ok(Self {
+        let journal = guarded.begin(&ledger)?;
+        guarded.listens(&socket);
+        let (layouts, ids) = (std::mem::take(&mut ledger.layouts), std::mem::take(&mut ledger.ids));
+        let mut engine = Self {
             epoll,
             socket,
-            connection: None,
-            layouts: images.layouts,
-            first: Vec::new(),
+            connection,
+            layouts,
+            ids,
             pids,
             processes: BTreeMap::new(),
-            next_process: FIRST_PROCESS,
+            next_process: ledger.next_process,
             store,
             fetcher,
             faults: Faults::default(),
@@ -184,23 +211,75 @@ impl Engine {
             urgent_left: false,
             transfer: Transfer::default(),
             complete,
-            restored: false,
-            abandoned: false,
+            restored: ledger.restored,
+            abandoned: ledger.abandoned,
             orders,
             last_fault: now,
             restored_at: now,
             last_heartbeat: now,
             status,
+            guarded,
+            journal,
+            journal_begun: now,
+        };
+        for (id, uffd) in uffds {
+            if let Some(known) = ledger.processes.remove(&id) {
+                engine.watch(id, known, uffd)?;
+            }
+        }
+        ledger.processes.into_keys().for_each(|id| engine.journal.note(Record::Released(id)));
+        Ok(engine)
+    }
+
+    /// Goes on where another agent has died: whoever waited for it faults anew, and whatever it had asked for is asked for again.
+    fn take_over(&mut self) -> Result<()> {
+        for process in self.processes.values() {
+            process.uffd.wake_all().with_context(|| format!("waking the threads of {}", process.name))?;
+            tracing::info!("took over {}: {} pages to come", process.name, process.space.missing_pages());
+        }
+        if self.restored {
+            self.want_first_pages();
+        }
+        Ok(())
+    }
+
+    /// What another agent has to know.
+    fn ledger(&self) -> Result<Ledger> {
+        Ok(Ledger {
+            manifest: self.store.manifest().to_json()?,
+            layouts: self.layouts.clone(),
+            ids: self.ids.clone(),
+            processes: self.processes.iter().map(|(id, process)| (*id, process.known())).collect(),
+            next_process: self.next_process,
+            last_mail: self.connection.as_ref().and_then(|connection| connection.last_mail()),
+            restored: self.restored,
+            abandoned: self.abandoned,
         })
+    }
+
+    /// Begins a new journal in time. Where there is no memory for one, this is tried again as long as the old one has room.
+    fn renew_journal(&mut self) -> Result<()> {
+        if !self.journal.is_half_full() || self.journal_begun.elapsed() < RENEWAL {
+            return Ok(());
+        }
+        self.journal_begun = Instant::now();
+        if let Err(error) = self.ledger().and_then(|ledger| self.journal.begin_anew(&ledger)) {
+            tracing::warn!("{error:#}; trying again");
+        }
+        Ok(())
     }
 
     /// Serves until every process is whole or gone. An error means that the restore failed.
     pub(crate) fn run(mut self) -> Result<()> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.take_over().and_then(|()| self.serve())));
         let error = match outcome {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
-            Err(_) => anyhow::anyhow!("the engine panicked; this is a bug, please report it"),
+            Err(_) => {
+                let error = anyhow::anyhow!("the engine panicked; this is a bug, please report it");
+                self.guarded.die_of(&error);
+                error
+            }
         };
         self.hold(&error);
         Err(error)
@@ -212,7 +291,7 @@ impl Engine {
         let ids: Vec<_> = self.processes.keys().copied().collect();
         for id in ids {
             if self.processes[&id].space.is_whole() {
-                self.processes.remove(&id);
+                self.release(id);
             }
         }
         if !self.processes.is_empty() {
@@ -250,6 +329,7 @@ impl Engine {
             self.transfer_some()?;
             self.replay_some()?;
             self.heartbeat()?;
+            self.renew_journal()?;
             self.count();
         }
         self.status.reached(Moment::Whole);
@@ -267,7 +347,7 @@ impl Engine {
         if !self.restored {
             let nobody = self.connection.is_none() && self.processes.is_empty();
             ensure!(
-                !(nobody && self.orders.hurry.load(Relaxed)),
+                !(nobody && (self.orders.hurry.load(Relaxed) || self.orders.criu_is_gone.load(Relaxed))),
                 "interrupted before CRIU connected; nothing was restored"
             );
             return Ok(false);
@@ -284,7 +364,7 @@ impl Engine {
             self.read_events(id)?;
             if self.processes.get(&id).is_some_and(|p| p.space.is_whole()) {
                 tracing::debug!("{} is whole", self.processes[&id].name);
-                self.processes.remove(&id);
+                self.release(id);
             }
         }
         Ok(())
@@ -303,7 +383,8 @@ impl Engine {
 
     fn hear_criu(&mut self) -> Result<()> {
         let Some(connection) = &mut self.connection else {
-            let connection = self.socket.accept()?;
+            let connection = self.socket.accept(self.guarded.mail())?;
+            self.guarded.connected(&connection);
             self.epoll.delete(self.socket.as_fd())?;
             self.epoll.add(connection.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
             self.connection = Some(connection);
@@ -312,33 +393,32 @@ impl Engine {
         while let Some(message) = connection.try_read()? {
             match message {
                 Message::DeadTask(pid) => tracing::debug!("task {pid} is dead; it has no memory"),
-                Message::Task { pid, uffd } => {
+                Message::Task { pid, uffd, mail } => {
                     let layout = self.layouts.remove(&pid).with_context(|| {
                         format!(
                             "CRIU restores a task {pid} that the images (-D) do not have: is it given the same images?"
                         )
                     })?;
-                    let first = layout.first.iter().flat_map(|range| range_pages(*range));
-                    let id = ProcessId(self.next_process);
-                    self.first.extend(first.map(|page| (id, page)));
-                    let space = crate::address_space::AddressSpace::new(layout.task, layout.registered, layout.missing);
-                    let name = self.name(pid, space.task());
-                    tracing::debug!("{name}: {} pages to come", space.missing_pages());
-                    self.status.expected.fetch_add(space.missing_pages(), Relaxed);
-                    self.adopt(Process { name, uffd, space, registered: false, complained: false, leave_zeros: true })?;
+                    let fd = uffd.as_fd().as_raw_fd();
+                    self.journal.note(Record::Adopted { pid, fd, mail });
+                    let known = Known::task(layout, fd);
+                    tracing::debug!("{}: {} pages to come", known.name, known.space.missing_pages());
+                    self.adopt(known, uffd)?;
                     return Ok(());
                 }
                 Message::RestoreFinished => {
+                    self.journal.note(Record::Restored);
                     self.restored = true;
                     self.restored_at = Instant::now();
                     self.last_fault = self.restored_at;
                     self.processes.values_mut().for_each(|process| process.registered = true);
-                    self.first.drain(..).for_each(|(id, page)| self.faults.push(id, page, None));
+                    self.want_first_pages();
                     self.status.reached(Moment::Restored);
                     self.hang_up()?;
                     return Ok(());
                 }
                 Message::Closed => {
+                    self.journal.note(Record::Abandoned);
                     self.abandoned = true;
                     self.hang_up()?;
                     return Ok(());
@@ -348,6 +428,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Asks for what should be there though nothing faults on it.
+    fn want_first_pages(&mut self) {
+        for (id, process) in &self.processes {
+            let pages = process.first.iter().flat_map(|range| range_pages(*range));
+            pages.for_each(|page| self.faults.push(*id, page, None));
+        }
+    }
+
     fn hang_up(&mut self) -> Result<()> {
         if let Some(connection) = &self.connection {
             self.epoll.delete(connection.as_fd())?;
@@ -355,20 +443,27 @@ impl Engine {
         Ok(())
     }
 
-    fn name(&self, pid: Pid, task: u32) -> String {
-        let comm = self.store.manifest().tasks.get(task as usize).map_or("?", |t| t.comm.as_str());
-        format!("{pid} ({comm})")
-    }
-
-    fn adopt(&mut self, process: Process) -> Result<()> {
+    /// A process that was not there before.
+    fn adopt(&mut self, known: Known, uffd: Uffd) -> Result<()> {
         let id = ProcessId(self.next_process);
         self.next_process += 1;
-        self.epoll
-            .add(process.uffd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
-            .with_context(|| format!("watching the userfaultfd of {}", process.name))?;
+        self.status.expected.fetch_add(known.space.missing_pages(), Relaxed);
         self.status.processes.fetch_add(1, Relaxed);
-        self.processes.insert(id, process);
+        self.watch(id, known, uffd)
+    }
+
+    fn watch(&mut self, id: ProcessId, known: Known, uffd: Uffd) -> Result<()> {
+        self.epoll
+            .add(uffd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
+            .with_context(|| format!("watching the userfaultfd of {}", known.name))?;
+        self.processes.insert(id, Process::new(id, known, uffd, self.journal.clone()));
         Ok(())
+    }
+
+    /// Closes a userfaultfd. The journal says so before: a number that it names is never another's.
+    fn release(&mut self, id: ProcessId) -> Option<Process> {
+        self.journal.note(Record::Released(id));
+        self.processes.remove(&id)
     }
 
     /// Reads every event that a process has for us and applies those that change its layout; its faults are queued. Returns how
@@ -377,17 +472,17 @@ impl Engine {
         let mut total = 0;
         loop {
             let Some(process) = self.processes.get_mut(&id) else { return Ok(total) };
-            let events = process.uffd.read_events().with_context(|| format!("reading events of {}", process.name))?;
+            let Batch { events, children } = process.read_events()?;
             if events.is_empty() {
                 return Ok(total);
             }
             total += events.len();
             let mut moved = Moved::default();
-            let mut children = Vec::new();
+            let mut forked = Vec::new();
             for event in events {
                 process.apply(&event, &mut moved);
                 match event {
-                    Event::Fault { addr, .. } => {
+                    Event::Fault { addr } => {
                         self.status.reached(Moment::FirstFault);
                         self.status.faults.fetch_add(1, Relaxed);
                         self.last_fault = Instant::now();
@@ -395,22 +490,21 @@ impl Engine {
                             self.faults.push(id, page, Some(self.last_fault));
                         }
                     }
-                    Event::Fork(uffd) => children.push(process.fork(uffd)),
+                    Event::Fork { fd } => forked.push(process.known().child(fd)),
                     _ => {}
                 }
             }
             self.status.pages_dropped.fetch_add(moved.dropped, Relaxed);
-            for child in children {
-                tracing::debug!("{} forked: {} pages to come", child.name, child.space.missing_pages());
-                self.status.expected.fetch_add(child.space.missing_pages(), Relaxed);
-                self.adopt(child)?;
+            for (child, uffd) in forked.into_iter().zip(children) {
+                tracing::debug!("{}: {} pages to come", child.name, child.space.missing_pages());
+                self.adopt(child, uffd)?;
             }
         }
     }
 
     /// A process has exited, was killed, or executes another program: nobody waits for its pages any more.
     fn forget(&mut self, id: ProcessId) {
-        if let Some(process) = self.processes.remove(&id) {
+        if let Some(process) = self.release(id) {
             tracing::debug!("{} is gone", process.name);
             self.status.pages_dropped.fetch_add(process.space.missing_pages(), Relaxed);
         }
@@ -451,6 +545,10 @@ impl Engine {
         }
         self.last_heartbeat = Instant::now();
         self.forget_gone();
+        let (take_overs, guards) = self.guarded.take_overs();
+        self.status.take_overs.store(take_overs, Relaxed);
+        self.status.guards.store(guards, Relaxed);
+        self.status.save(self.guarded.counters(SAVED));
         let hurry = self.orders.hurry.load(Relaxed);
         let enough = hurry || self.orders.stop_recording.load(Relaxed);
         if self.restored && self.recorder.as_ref().is_some_and(|r| enough || r.is_over(self.last_fault)) {
@@ -502,18 +600,4 @@ impl Engine {
 
 fn range_pages(range: PageRange) -> impl Iterator<Item = PageAddr> {
     (0..range.pages()).filter_map(move |page| range.start().checked_add(page))
-}
-
-impl Process {
-    /// The child that a fork event brought.
-    fn fork(&self, uffd: Uffd) -> Self {
-        Self {
-            name: format!("a child of {}", self.name),
-            uffd,
-            space: self.space.fork(),
-            registered: self.registered,
-            complained: false,
-            leave_zeros: self.leave_zeros,
-        }
-    }
 }

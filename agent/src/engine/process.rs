@@ -1,31 +1,38 @@
 //! One process: its userfaultfd and what it still lacks.
 
 use crate::{
-    address_space::{AddressSpace, Place, pages_moved, pages_touched},
+    address_space::{AddressSpace, Place, apply},
+    guard::{Journal, Known, Record},
     placement::Piece,
-    uffd::{Event, Stop, Uffd},
+    uffd::{Batch, Event, Stop, Uffd},
 };
 use anyhow::{Context, Result};
 use criu_images::{PAGE_SIZE, PageAddr, PageRange};
 use page_store::{Frame, PageNumber};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Names a process of this restore; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct ProcessId(pub u64);
 
 /// A restored task, or a child that it forked since.
 #[derive(Debug)]
 pub(crate) struct Process {
+    id: ProcessId,
     /// `4711 (redis-server)`, for the log.
     pub name: String,
     pub uffd: Uffd,
     pub space: AddressSpace,
     /// Whether the log has told that the kernel refused a page of it.
-    pub complained: bool,
+    complained: bool,
     /// Whether CRIU has registered all its mappings, so that one which is not will not be.
     pub registered: bool,
+    /// Pages to be had at once when the restore is finished, though nothing faults on them.
+    pub first: Vec<PageRange>,
     /// Whether its zero pages have still to be taken off the list of what is missing.
     pub leave_zeros: bool,
+    journal: Journal,
 }
 
 /// How far an install came.
@@ -47,13 +54,41 @@ pub(crate) struct Moved {
 }
 
 impl Process {
+    /// A process of which `known` is known; what is done to it goes to `journal`.
+    pub(crate) fn new(id: ProcessId, known: Known, uffd: Uffd, journal: Journal) -> Self {
+        let Known { name, space, registered, first, fd: _ } = known;
+        Self { id, name, uffd, space, complained: false, registered, first, leave_zeros: true, journal }
+    }
+
+    /// What another agent has to know of it.
+    pub(crate) fn known(&self) -> Known {
+        Known {
+            fd: self.uffd.as_fd().as_raw_fd(),
+            name: self.name.clone(),
+            space: self.space.clone(),
+            registered: self.registered,
+            first: self.first.clone(),
+        }
+    }
+
+    pub(crate) fn read_events(&self) -> Result<Batch> {
+        let batch = self.journal.read_events(self.id, &self.uffd);
+        batch.with_context(|| format!("reading events of {}", self.name))
+    }
+
     /// Whether the address space is as the kernel has it. Else an event is on its way that earlier ones announced, and nothing may be
     /// decided before it was read.
     pub(crate) fn settled(&mut self) -> bool {
         if !self.space.is_settled() && self.uffd.is_quiet() {
             self.space.settle();
+            self.journal.note(Record::Settled(self.id));
         }
         self.space.is_settled()
+    }
+
+    fn installed(&mut self, range: PageRange) {
+        self.space.installed(range);
+        self.journal.note(Record::Installed(self.id, range));
     }
 
     /// Copies `bytes`, the content of `place`, to where it is missing.
@@ -110,7 +145,7 @@ impl Process {
             let dst = range.start().checked_add(done).expect("inside a range");
             let filled = put(&self.uffd, dst, done, step)?;
             if let Some(range) = PageRange::new(dst, filled.pages) {
-                self.space.installed(range);
+                self.installed(range);
                 moved.installed += filled.pages;
                 done += filled.pages;
             }
@@ -121,7 +156,7 @@ impl Process {
                 Some(Stop::Gone) => return Ok(Progress::Gone),
                 Some(Stop::Exists) => {
                     // Present already; but a thread may have faulted before it was, and a copy that stops does not wake it.
-                    self.space.installed(here());
+                    self.installed(here());
                     self.uffd.wake(here())?;
                     done += 1;
                 }
@@ -132,7 +167,7 @@ impl Process {
                     // No mapping that is ours is there: nothing can fault on it, and nothing can be put there.
                     tracing::debug!("{}: {:#x} is not registered any more", self.name, here().start());
                     let before = self.space.missing_pages();
-                    self.space.installed(here());
+                    self.installed(here());
                     moved.dropped += before - self.space.missing_pages();
                     done += 1;
                 }
@@ -155,24 +190,7 @@ impl Process {
     /// Applies a layout event; what it dropped is added to `moved`. A fault or fork changes nothing here.
     pub(crate) fn apply(&mut self, event: &Event, moved: &mut Moved) {
         let before = self.space.missing_pages();
-        match *event {
-            Event::Fault { .. } | Event::Fork(_) => {}
-            Event::Remap { from, to, len } => {
-                if let Some((from, to)) = pages_moved(from, to, len) {
-                    self.space.remap(from, to);
-                }
-            }
-            Event::Remove { start, end } => {
-                if let Some(range) = pages_touched(start, end) {
-                    self.space.remove(range);
-                }
-            }
-            Event::Unmap { start, end } => {
-                if let Some(range) = pages_touched(start, end) {
-                    self.space.unmap(range);
-                }
-            }
-        }
+        apply(&mut self.space, event);
         moved.dropped += before.saturating_sub(self.space.missing_pages());
     }
 }

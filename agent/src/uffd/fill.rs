@@ -5,6 +5,9 @@ use criu_images::{PAGE_SIZE, PageAddr, PageRange};
 use nix::errno::Errno;
 use std::ffi::c_void;
 
+/// Where user space begins at the latest: the largest vm.mmap_min_addr that is in use (Documentation/admin-guide/sysctl/vm.rst).
+const LOWEST: u64 = 64 << 10;
+
 /// How far a copy or zero-fill came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filled {
@@ -95,6 +98,17 @@ impl Uffd {
     pub fn wake(&self, range: PageRange) -> Result<(), Error> {
         let (start, len) = (range.start().get() as *mut c_void, range.bytes() as usize);
         self.inner.wake(start, len).map_err(|error| system("UFFDIO_WAKE", &error))
+    }
+
+    /// The same for every thread of the process, wherever it waits; also for one whose fault was read by somebody who then died.
+    pub fn wake_all(&self) -> Result<(), Error> {
+        // The kernel takes addresses from vm.mmap_min_addr to TASK_SIZE (fs/userfaultfd.c, validate_range), which depends on processor and
+        // program: x86-64 with and without 5-level page tables, aarch64 with 52 and 48 bits, 32-bit programs on both.
+        let wake = |end: u64| ioctl::wake(&self.inner, ioctl::Range { start: LOWEST, len: end - LOWEST });
+        [(1 << 56) - PAGE_SIZE, 1 << 52, 1 << 48, (1 << 47) - PAGE_SIZE, 1 << 32, 0xffff_e000, 0xc000_0000]
+            .into_iter()
+            .find_map(|end| wake(end).ok())
+            .ok_or(Error::System { call: "UFFDIO_WAKE of everything", errno: Errno::EINVAL })
     }
 
     /// Gives the range back to the kernel: what is missing in it reads as zeros from now on. A range that is not mapped is an error

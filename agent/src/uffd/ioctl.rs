@@ -34,12 +34,19 @@ const fn iowr<T>(number: u64) -> u64 {
     3 << 30 | (size_of::<T>() as u64) << 16 | 0xaa << 8 | number
 }
 
+/// `_IOR`, likewise.
+const fn ior<T>(number: u64) -> u64 {
+    2 << 30 | (size_of::<T>() as u64) << 16 | 0xaa << 8 | number
+}
+
+const UFFDIO_WAKE: u64 = ior::<Range>(2);
 const UFFDIO_COPY: u64 = iowr::<Copy>(3);
 const UFFDIO_ZEROPAGE: u64 = iowr::<ZeroPage>(4);
 
 // As a C compiler gives them from linux/userfaultfd.h.
 const _: () = assert!(size_of::<Copy>() == 40 && size_of::<ZeroPage>() == 32 && size_of::<Range>() == 16);
 const _: () = assert!(UFFDIO_COPY == 0xc028_aa03 && UFFDIO_ZEROPAGE == 0xc020_aa04);
+const _: () = assert!(UFFDIO_WAKE == 0x8010_aa02);
 
 /// UFFDIO_ZEROPAGE: how many bytes were mapped, at least one page; or the errno why not a single one was.
 pub(super) fn zero(uffd: &impl AsFd, range: Range) -> Result<u64, i32> {
@@ -48,6 +55,12 @@ pub(super) fn zero(uffd: &impl AsFd, range: Range) -> Result<u64, i32> {
     // memory registered with this userfaultfd: no Rust object is in there.
     let code = unsafe { libc::ioctl(uffd.as_fd().as_raw_fd(), UFFDIO_ZEROPAGE, &raw mut arg) };
     outcome(code, arg.zeropage)
+}
+
+/// UFFDIO_WAKE.
+pub(super) fn wake(uffd: &impl AsFd, range: Range) -> Result<(), Errno> {
+    // SAFETY: the argument is the struct that this ioctl reads; it touches no memory.
+    Errno::result(unsafe { libc::ioctl(uffd.as_fd().as_raw_fd(), UFFDIO_WAKE, &raw const range) }).map(drop)
 }
 
 /// UFFDIO_COPY of one page from an address that cannot be read, without waking: always the errno why nothing was copied.

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! mod          Uffd: adopt a descriptor, read its events
+//! message      an event as the kernel writes it
 //! fill         copy, zero, wake, unregister: what the kernel says is an ordinary result
 //! probe        is the process there, is this page registered: asked without changing anything
 //! descriptors  taking over descriptors: from a socket, from the parent process
+//! memory       memory that outlives this process
+//! twin         a second process with the same descriptors
 //! ```
 //!
 //! The crate `userfaultfd` is inside, its quirks stay there: an EAGAIN of UFFDIO_COPY that copied nothing is `PartiallyCopied` of
@@ -14,25 +17,31 @@
 mod descriptors;
 mod fill;
 mod ioctl;
+mod memory;
+mod message;
 mod probe;
 #[cfg(test)]
 mod tests;
+mod twin;
 
-pub use descriptors::{inherited_fd, receive_fd};
+pub use descriptors::{CONTROL_WORDS, inherited_fd, is_inherited, receive_fd, receive_word, received_fd};
 pub use fill::{Filled, Stop};
+pub use memory::SharedMemory;
+pub use message::{Event, FIRST_KIND, MESSAGE_WORDS};
 pub use probe::Probe;
+pub use twin::{Exec, Twin, leave, split, split_off};
 
+use message::MESSAGE_BYTES;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    libc,
 };
 use std::{
     fmt,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
-
-/// Events read by one system call.
-const EVENTS_PER_READ: usize = 64;
 
 /// What went wrong with a userfaultfd, or on the way to one.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +52,15 @@ pub enum Error {
     /// The kernel reports an event that this agent does not know: it has no answer to it.
     #[error("the userfaultfd reports an unknown event {0:#x}; is this kernel newer than the agent?")]
     UnknownEvent(u8),
-    /// Reading events failed in a way that should not happen.
-    #[error("reading events of a userfaultfd: {0}")]
-    Read(userfaultfd::Error),
-    /// A message that should have brought one descriptor brought another number.
-    #[error("expected one descriptor with the message, got {0}")]
-    Descriptors(usize),
+    /// A message that should have brought a descriptor brought none.
+    #[error("expected one descriptor with the message, got none")]
+    NoDescriptor,
+    /// Or several.
+    #[error("expected one descriptor with the message, got more")]
+    MoreDescriptors,
+    /// The other end closed the connection inside a message.
+    #[error("the connection ends inside a message")]
+    CutShort,
     /// The other end closed the connection.
     #[error("the connection was closed")]
     Closed,
@@ -76,39 +88,13 @@ impl Error {
     }
 }
 
-/// What a process with registered memory did. Addresses are as the kernel gives them.
-#[derive(Debug)]
-pub enum Event {
-    /// A thread waits for a page.
-    Fault {
-        /// Any byte of the page.
-        addr: u64,
-    },
-    /// It forked: the child's userfaultfd. The child starts to run once this was read.
-    Fork(Uffd),
-    /// mremap moved memory.
-    Remap {
-        /// Old address.
-        from: u64,
-        /// New address.
-        to: u64,
-        /// Bytes.
-        len: u64,
-    },
-    /// madvise(MADV_DONTNEED) or its like is about to make a range empty.
-    Remove {
-        /// First byte.
-        start: u64,
-        /// Just past the last byte.
-        end: u64,
-    },
-    /// A range was unmapped.
-    Unmap {
-        /// First byte.
-        start: u64,
-        /// Just past the last byte.
-        end: u64,
-    },
+/// Events, in the kernel's order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What was read.
+    pub events: Vec<Event>,
+    /// The userfaultfds of children, one for each fork event, in their order.
+    pub children: Vec<Uffd>,
 }
 
 /// A userfaultfd whose API handshake its maker has done. Reading never blocks.
@@ -116,7 +102,6 @@ pub enum Event {
 /// When the last reference to it is closed, missing memory silently reads as zeros: whoever drops this decides that.
 pub struct Uffd {
     inner: userfaultfd::Uffd,
-    buffer: userfaultfd::EventBuffer,
 }
 
 impl Uffd {
@@ -128,46 +113,45 @@ impl Uffd {
         if link != "anon_inode:[userfaultfd]" {
             return Err(Error::NotAUserfaultfd(link.into_owned()));
         }
-        // SAFETY: `into_raw_fd` gives up the only owner; the new one closes it.
-        Self::new(unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) })
+        Self::new(fd)
     }
 
-    fn new(inner: userfaultfd::Uffd) -> Result<Self, Error> {
+    fn new(fd: OwnedFd) -> Result<Self, Error> {
         // A child's descriptor has the flags that its parent's was *made* with, whatever was set since.
-        let flags = fcntl(&inner, FcntlArg::F_GETFL).map_err(Error::system("fcntl(F_GETFL)"))?;
-        fcntl(&inner, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK))
-            .and_then(|_| fcntl(&inner, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)))
+        let flags = fcntl(&fd, FcntlArg::F_GETFL).map_err(Error::system("fcntl(F_GETFL)"))?;
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK))
+            .and_then(|_| fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)))
             .map_err(Error::system("fcntl(F_SETFL)"))?;
-        Ok(Self { inner, buffer: userfaultfd::EventBuffer::new(EVENTS_PER_READ) })
+        // SAFETY: `into_raw_fd` gives up the only owner; the new one closes it.
+        Ok(Self { inner: unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) } })
     }
 
-    /// Reads events, in the kernel's order: at most 64, none if none is there. Every one of them is acknowledged by this, so
-    /// every one has to be applied.
+    /// Reads events to `room`, in the kernel's order: as many as fit, none if none is there. Every one of them is acknowledged by this,
+    /// so every one has to be applied. `room` may be memory that another process reads when this one has died: whatever the kernel has
+    /// handed out then is there.
     ///
     /// The kernel hands out faults before other events, so a fault may be answered rightly only once there is nothing more to read.
-    pub fn read_events(&mut self) -> Result<Vec<Event>, Error> {
-        let read = match self.inner.read_events(&mut self.buffer) {
-            Ok(events) => events,
-            Err(userfaultfd::Error::SystemError(errno)) if errno as i32 == Errno::EINTR as i32 => return Ok(Vec::new()),
-            Err(error) => return Err(Error::Read(error)),
+    pub fn read_events(&self, room: &[AtomicU64]) -> Result<Batch, Error> {
+        let size = room.len() / MESSAGE_WORDS * MESSAGE_BYTES;
+        // SAFETY: `room` is borrowed, at least `size` bytes long, and may be written through a shared reference, as atomics may.
+        let read = unsafe { libc::read(self.inner.as_raw_fd(), room.as_ptr().cast_mut().cast(), size) };
+        let Ok(read) = usize::try_from(read) else {
+            return match Errno::last() {
+                Errno::EAGAIN | Errno::EINTR => Ok(Batch::default()),
+                errno => Err(Error::System { call: "reading events of a userfaultfd", errno }),
+            };
         };
-        // All are converted before one fails: a fork event owns a descriptor, which would leak.
-        let events: Vec<_> = read.map(convert).collect();
-        events.into_iter().collect()
+        let messages = room[..read / 8].chunks_exact(MESSAGE_WORDS);
+        // All are looked at before one fails: descriptors of a batch that cannot be understood stay open.
+        let events = messages.map(|words| Event::parse(std::array::from_fn(|at| words[at].load(Relaxed))));
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        let forks = events.iter().filter_map(|event| match event {
+            // SAFETY: the kernel just made this descriptor for us; nobody else has its number.
+            Event::Fork { fd } => Some(Self::new(unsafe { OwnedFd::from_raw_fd(*fd) })),
+            _ => None,
+        });
+        Ok(Batch { children: forks.collect::<Result<_, _>>()?, events })
     }
-}
-
-fn convert(event: userfaultfd::Result<userfaultfd::Event>) -> Result<Event, Error> {
-    use userfaultfd::Event as Raw;
-    Ok(match event {
-        Ok(Raw::Pagefault { addr, .. }) => Event::Fault { addr: addr as u64 },
-        Ok(Raw::Fork { uffd }) => Event::Fork(Uffd::new(uffd)?),
-        Ok(Raw::Remap { from, to, len }) => Event::Remap { from: from as u64, to: to as u64, len: len as u64 },
-        Ok(Raw::Remove { start, end }) => Event::Remove { start: start as u64, end: end as u64 },
-        Ok(Raw::Unmap { start, end }) => Event::Unmap { start: start as u64, end: end as u64 },
-        Err(userfaultfd::Error::UnrecognizedEvent(event)) => return Err(Error::UnknownEvent(event)),
-        Err(error) => return Err(Error::Read(error)),
-    })
 }
 
 impl AsFd for Uffd {

@@ -1,0 +1,153 @@
+//! What an agent that died has left, found and sorted.
+
+use super::{Header, Word, header::now, journal, ledger::Ledger};
+use crate::{
+    criu_socket::{Connection, LazyPagesSocket, SOCKET_NAME},
+    engine::ProcessId,
+    uffd::{self, SharedMemory, Uffd, inherited_fd},
+};
+use anyhow::{Context, Result};
+use nix::sys::socket::{UnixAddr, getsockname};
+use std::{
+    ffi::OsString,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The first argument of a program that a guard starts, followed by the number of the header's descriptor.
+pub(super) const ARGUMENT: &str = "--take-over=";
+/// An agent that dies again so soon after it took over, so often, is started after a pause, and a longer one each time.
+const SOON: Duration = Duration::from_secs(10);
+const AT_ONCE: u64 = 5;
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Takes what a guard adds to the command line out of it.
+pub fn split_argument(args: impl Iterator<Item = OsString>) -> (Option<RawFd>, Vec<OsString>) {
+    let mut args: Vec<_> = args.collect();
+    let fd = args.get(1).and_then(|word| word.to_str()?.strip_prefix(ARGUMENT)?.parse().ok());
+    if fd.is_some() {
+        args.remove(1);
+    }
+    (fd, args)
+}
+
+/// What an agent that died has left to the next.
+#[derive(Debug)]
+pub struct Left {
+    pub(crate) ledger: Ledger,
+    uffds: Vec<(ProcessId, OwnedFd)>,
+    listener: OwnedFd,
+    folder: OwnedFd,
+    connection: Option<OwnedFd>,
+    /// The descriptor of a message from CRIU that was read and not dealt with.
+    mail: Option<OwnedFd>,
+    /// Hangs up when CRIU is gone; where `restore` started it.
+    pub(crate) lifeline: Option<OwnedFd>,
+    /// A scratch folder of `restore`, open.
+    scratch: Option<OwnedFd>,
+    /// How long ago the death was seen.
+    pub(crate) died: u64,
+}
+
+impl Left {
+    /// Reads journal and header, takes over what they name, and closes every other descriptor.
+    pub(super) fn read(header: &Header) -> Result<Self> {
+        wait_if_often(header);
+        let memory = SharedMemory::open(header.inherit_fd(Word::Journal)?.context("no journal was left")?)?;
+        let (ledger, records) = journal::read(&memory)?;
+        let ledger = ledger.replayed(records)?;
+        let listener = header.inherit_fd(Word::Listener)?.context("no socket was left")?;
+        let folder = header.inherit_fd(Word::Folder)?.context("no work directory was left")?;
+        let of = |(id, known): (&ProcessId, &super::Known)| {
+            Ok((*id, inherited_fd(known.fd).with_context(|| format!("the userfaultfd of {}", known.name))?))
+        };
+        let uffds = ledger.processes.iter().map(of).collect::<Result<Vec<_>>>()?;
+        let (mut connection, mut mail) = (None, None);
+        if !ledger.restored && !ledger.abandoned {
+            // Accepted, and killed before it was noted: it is the only other socket of that name.
+            connection = match header.inherit_fd(Word::Connection)? {
+                Some(connection) => Some(connection),
+                None => others().find(is_connection).map(inherited_fd).transpose()?,
+            };
+            let guarded = super::Guarded(Some(super::Guard { header: header.clone(), args: Vec::new() }));
+            mail = guarded.mail().resume(ledger.last_mail).map(inherited_fd).transpose()?;
+        }
+        let (lifeline, scratch) = (header.inherit_fd(Word::Lifeline)?, header.inherit_fd(Word::Scratch)?);
+        let died = header.get(Word::Died);
+        // The header's own was taken over before, and so was the journal's: the mapping stays when it is closed.
+        others().for_each(|fd| drop(inherited_fd(fd)));
+        header.count(Word::TakeOvers);
+        header.set_fd(Word::Connection, connection.as_ref().map(|fd| fd.as_raw_fd()));
+        Ok(Self { ledger, uffds, listener, folder, connection, mail, lifeline, scratch, died })
+    }
+
+    /// How long ago the death was seen.
+    pub(crate) fn downtime(&self) -> Duration {
+        Duration::from_nanos(now().saturating_sub(self.died))
+    }
+
+    /// Whether CRIU has connected.
+    pub(crate) fn has_heard_of_criu(&self) -> bool {
+        self.connection.is_some() || self.ledger.restored || self.ledger.abandoned
+    }
+
+    /// The folder that `restore` works in.
+    pub(crate) fn scratch(&self) -> Option<PathBuf> {
+        nix::fcntl::readlink(link(self.scratch.as_ref()?.as_raw_fd()).as_path()).ok().map(PathBuf::from)
+    }
+
+    /// What an engine begins with.
+    pub(crate) fn into_start(self, work_dir: &Path, mail: crate::criu_socket::Mail) -> Result<crate::engine::Start> {
+        let socket = LazyPagesSocket::inherit(work_dir, self.listener, self.folder)?;
+        let resume = |fd: OwnedFd| Connection::resume(fd.into(), mail, self.mail);
+        let connection = self.connection.map(resume).transpose().context("going on with CRIU's connection")?;
+        let uffd = |(id, fd)| Ok((id, Uffd::from_owned_fd(fd)?));
+        let uffds = self.uffds.into_iter().map(uffd).collect::<Result<_, uffd::Error>>()?;
+        Ok(crate::engine::Start { socket, connection, ledger: self.ledger, uffds })
+    }
+}
+
+fn wait_if_often(header: &Header) {
+    let since = Duration::from_nanos(header.get(Word::Died).saturating_sub(header.get(Word::TookOver)));
+    let often = if since < SOON { header.count(Word::Quick) } else { 0 };
+    header.set(Word::Quick, often);
+    if let Some(over) = often.checked_sub(AT_ONCE) {
+        let pause = Duration::from_millis(500).saturating_mul(1 << over.min(10)).min(LONGEST_PAUSE);
+        eprintln!("pageferry-agent: the agent died {often} times in short order; another takes over in {pause:?}");
+        std::thread::sleep(pause);
+    }
+    header.set(Word::TookOver, now());
+}
+
+fn link(fd: RawFd) -> PathBuf {
+    format!("/proc/self/fd/{fd}").into()
+}
+
+/// Descriptors that nobody here has taken over, and that are not standard streams.
+fn others() -> impl Iterator<Item = RawFd> {
+    let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers: Vec<RawFd> = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    numbers.into_iter().filter(|fd| *fd > 2 && uffd::is_inherited(*fd))
+}
+
+/// Whether it is a connection to the lazy-pages socket (the socket itself was taken over before).
+fn is_connection(fd: &RawFd) -> bool {
+    let Ok(address) = getsockname::<UnixAddr>(*fd) else { return false };
+    address.path().is_some_and(|path| path.file_name().is_some_and(|name| name == SOCKET_NAME))
+}
+
+/// What was left cannot be understood, so no agent can go on. The userfaultfds stay open until nobody needs them.
+pub(super) fn hold(error: &anyhow::Error) -> ! {
+    eprintln!(
+        "pageferry-agent: the agent died, and another cannot take over: {error:#}. What its processes lack will never come; they wait \
+         for it instead of reading zeros. Kill them and restore again"
+    );
+    let is_needed =
+        |fd: &OwnedFd| fd.try_clone().is_ok_and(|fd| Uffd::from_owned_fd(fd).is_ok_and(|uffd| uffd.is_alive()));
+    let fds: Vec<_> = others().filter_map(|fd| inherited_fd(fd).ok()).collect();
+    while fds.iter().any(is_needed) {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    uffd::leave(1)
+}
