@@ -60,7 +60,7 @@ impl Pager {
             ..Ledger::default()
         };
         let socket = LazyPagesSocket::bind(setting.work_dir)?;
-        let start = Start { socket, connection: None, ledger, uffds: Vec::new() };
+        let start = Start { socket, connection: None, ledger, journal: None, uffds: Vec::new() };
         let record = setting.args.record.clone();
         Self::run(store, early.working_set, record, start, setting)
     }

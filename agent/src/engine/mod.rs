@@ -28,7 +28,7 @@ use crate::{
     guard::{Guarded, Journal, Known, Ledger, Record},
     images::Layout,
     status::{Moment, SAVED, Status},
-    uffd::{Batch, Event, Uffd},
+    uffd::{Batch, Event, SharedMemory, Uffd},
 };
 use anyhow::{Context, Result, bail, ensure};
 use criu_images::{PageAddr, PageRange, Pid};
@@ -104,6 +104,8 @@ pub(crate) struct Start {
     pub socket: LazyPagesSocket,
     pub connection: Option<Connection>,
     pub ledger: Ledger,
+    /// Where it was read; it stays until it is in a new journal.
+    pub journal: Option<SharedMemory>,
     /// Of the processes in the ledger; one that is not here has gone.
     pub uffds: Vec<(ProcessId, Uffd)>,
 }
@@ -176,7 +178,7 @@ impl Engine {
         guarded: Guarded,
     ) -> Result<Self> {
         let Plan { complete, replays, record } = plan;
-        let Start { socket, connection, mut ledger, uffds } = start;
+        let Start { socket, connection, mut ledger, journal: before, uffds } = start;
         let replay = Replay::new(replays);
         let recorder = record.map(|options| Recorder::new(options, &store.manifest().checkpoint_id));
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll")?;
@@ -191,6 +193,7 @@ impl Engine {
             fetcher.load_placement();
         }
         let journal = guarded.begin(&ledger)?;
+        drop(before);
         guarded.listens(&socket);
         let (layouts, ids) = (std::mem::take(&mut ledger.layouts), std::mem::take(&mut ledger.ids));
         let mut engine = Self {

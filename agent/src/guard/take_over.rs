@@ -36,6 +36,8 @@ pub fn split_argument(args: impl Iterator<Item = OsString>) -> (Option<RawFd>, V
 #[derive(Debug)]
 pub struct Left {
     pub(crate) ledger: Ledger,
+    /// Where that was read. It stays until there is another: the header names it.
+    journal: SharedMemory,
     uffds: Vec<(ProcessId, OwnedFd)>,
     listener: OwnedFd,
     folder: OwnedFd,
@@ -54,8 +56,8 @@ impl Left {
     /// Reads journal and header, takes over what they name, and closes every other descriptor.
     pub(super) fn read(header: &Header) -> Result<Self> {
         wait_if_often(header);
-        let memory = SharedMemory::open(header.inherit_fd(Word::Journal)?.context("no journal was left")?)?;
-        let (ledger, records) = journal::read(&memory)?;
+        let journal = SharedMemory::open(header.inherit_fd(Word::Journal)?.context("no journal was left")?)?;
+        let (ledger, records) = journal::read(&journal)?;
         let ledger = ledger.replayed(records)?;
         let listener = header.inherit_fd(Word::Listener)?.context("no socket was left")?;
         let folder = header.inherit_fd(Word::Folder)?.context("no work directory was left")?;
@@ -75,11 +77,10 @@ impl Left {
         }
         let (lifeline, scratch) = (header.inherit_fd(Word::Lifeline)?, header.inherit_fd(Word::Scratch)?);
         let died = header.get(Word::Died);
-        // The header's own was taken over before, and so was the journal's: the mapping stays when it is closed.
         others().for_each(|fd| drop(inherited_fd(fd)));
         header.count(Word::TakeOvers);
         header.set_fd(Word::Connection, connection.as_ref().map(|fd| fd.as_raw_fd()));
-        Ok(Self { ledger, uffds, listener, folder, connection, mail, lifeline, scratch, died })
+        Ok(Self { ledger, journal, uffds, listener, folder, connection, mail, lifeline, scratch, died })
     }
 
     /// How long ago the death was seen.
@@ -104,7 +105,8 @@ impl Left {
         let connection = self.connection.map(resume).transpose().context("going on with CRIU's connection")?;
         let uffd = |(id, fd)| Ok((id, Uffd::from_owned_fd(fd)?));
         let uffds = self.uffds.into_iter().map(uffd).collect::<Result<_, uffd::Error>>()?;
-        Ok(crate::engine::Start { socket, connection, ledger: self.ledger, uffds })
+        let journal = Some(self.journal);
+        Ok(crate::engine::Start { socket, connection, ledger: self.ledger, journal, uffds })
     }
 }
 

@@ -7,13 +7,16 @@
 //! PAGEFERRY_TORTURE_SECONDS=600 cargo test -p pageferry-agent --test torture     # default 20
 //! PAGEFERRY_TORTURE_SEED=1234                                                    # begin with this one
 //! PAGEFERRY_TORTURE_MODE=2                                                       # always this one of MODES
+//! PAGEFERRY_TORTURE_KILL=1                                                       # in every round; 0: in none; else in every other
 //! ```
+//! In rounds with kills, the agent or its guard is killed (SIGKILL) at random moments all the while, as soon as there are two again.
 //! A seed fixes what each thread does, not how the threads interleave.
 
 #![allow(unreachable_pub)]
 
 mod content;
 mod criu;
+mod killer;
 mod layout;
 mod model;
 mod pager;
@@ -23,6 +26,7 @@ mod task;
 mod worker;
 
 use anyhow::{Context, Result};
+use killer::{Killer, Kills};
 use page_store::write::{LocalSink, Options, split};
 use slow_host::SlowHost;
 use std::{
@@ -34,6 +38,8 @@ use std::{
 use task::{Mix, Orders};
 use worker::Done;
 
+/// Between a kill and the next, at most.
+const LONGEST_PEACE: Duration = Duration::from_millis(250);
 /// For a round, before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -88,6 +94,7 @@ fn torture() -> Result<()> {
     let mut seed = number("PAGEFERRY_TORTURE_SEED").unwrap_or(now.as_millis() as u64);
     let only = number("PAGEFERRY_TORTURE_MODE").map(|mode| mode as usize);
     let replace = number("PAGEFERRY_TORTURE_REPLACE") == Some(1);
+    let kill = number("PAGEFERRY_TORTURE_KILL");
     let dir = tempfile::tempdir()?;
     let (images, store) = (dir.path().join("checkpoint"), dir.path().join("store"));
     layout::write_checkpoint(&images).context("writing a checkpoint")?;
@@ -99,7 +106,7 @@ fn torture() -> Result<()> {
     let url = host.start()?;
 
     let start = Instant::now();
-    let (mut total, mut rounds) = (Done::default(), 0u32);
+    let (mut total, mut rounds, mut kills) = (Done::default(), 0u32, Kills::default());
     while rounds == 0 || start.elapsed() < limit {
         let (complete, source, mix) = MODES[only.unwrap_or(rounds as usize) % MODES.len()];
         let store = match source {
@@ -108,25 +115,39 @@ fn torture() -> Result<()> {
             Source::Web => url.as_str().into(),
         };
         let began = Instant::now();
-        let what = format!("--complete {complete}, {source:?}, {mix:?}");
-        let done = round(&images, &store, complete, Orders { task: 0, seed, mix, replace })
+        // Every other round, and each mode in turn.
+        let every_other = (rounds as usize + rounds as usize / MODES.len()) % 2 == 1;
+        let kill = kill.map_or(every_other, |kill| kill == 1);
+        let what = format!("--complete {complete}, {source:?}, {mix:?}{}", if kill { ", kills" } else { "" });
+        let (done, killed) = round(&images, &store, complete, Orders { task: 0, seed, mix, replace }, kill)
             .with_context(|| format!("PAGEFERRY_TORTURE_SEED={seed}, {what}"))?;
-        println!("seed {seed}, {what}: {done:?} in {:.1?}", began.elapsed());
+        println!(
+            "seed {seed}, {what}: {done:?}, {} agents and {} guards killed in {:.1?}",
+            killed.agents,
+            killed.guards,
+            began.elapsed()
+        );
         total.add(done);
+        kills.add(killed);
         rounds += 1;
         seed += 1;
     }
     println!("{rounds} rounds in {:.0?}: {total:?}", start.elapsed());
+    let p99 = kills.p99().unwrap_or_default();
+    println!("{} agents and {} guards killed; two processes again after {p99:.0?} (p99)", kills.agents, kills.guards);
     Ok(())
 }
 
-fn round(images: &Path, store: &str, complete: &str, orders: Orders) -> Result<Done> {
+fn round(images: &Path, store: &str, complete: &str, orders: Orders, kill: bool) -> Result<(Done, Kills)> {
     let work_dir = tempfile::tempdir()?;
     let mut pager = pager::Pager::start(store, images, work_dir.path(), complete)?;
     let run = |pager: &mut pager::Pager| {
-        let done = criu::restore(work_dir.path(), orders)?.wait(PATIENCE)?;
-        pager.wait(Duration::from_secs(20))?;
-        Ok(done)
+        let killer = kill.then(|| Killer::start(work_dir.path(), orders.seed, LONGEST_PEACE));
+        let done = criu::restore(work_dir.path(), orders).and_then(|restored| restored.wait(PATIENCE));
+        let kills = killer.map_or_else(|| Ok(Kills::default()), Killer::stop);
+        let (done, kills) = (done?, kills?);
+        pager.wait(work_dir.path(), Duration::from_secs(20), kills.guards > 0)?;
+        Ok((done, kills))
     };
     run(&mut pager).map_err(|error: anyhow::Error| {
         let state = if pager.runs() { "the pager runs" } else { "the pager has ended" };

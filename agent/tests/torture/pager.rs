@@ -49,11 +49,13 @@ impl Pager {
     }
 
     /// Waits until it ends, which it must do by itself, and content.
-    pub fn wait(&mut self, patience: Duration) -> Result<()> {
+    /// If the process that was started was killed, it cannot say so: then it is the last one of them that has to be gone.
+    pub fn wait(&mut self, mark: &Path, patience: Duration, was_killed: bool) -> Result<()> {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.process.try_wait()? {
-                ensure!(status.success(), "the pager ended with {status}");
+            let ended = self.process.try_wait()?;
+            if let Some(status) = ended.filter(|_| super::killer::processes(mark).is_ok_and(|all| all.is_empty())) {
+                ensure!(status.success() || was_killed, "the pager ended with {status}");
                 return Ok(());
             }
             if start.elapsed() > patience {
