@@ -18,8 +18,8 @@ use std::{
 /// The first argument of a program that a guard starts, followed by the number of the header's descriptor.
 pub(super) const ARGUMENT: &str = "--take-over=";
 /// An agent that dies again so soon after it took over, so often, is started after a pause, and a longer one each time.
-const SOON: Duration = Duration::from_secs(10);
-const AT_ONCE: u64 = 5;
+const SOON: Duration = Duration::from_secs(1);
+const AT_ONCE: u64 = 10;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Takes what a guard adds to the command line out of it.

@@ -39,7 +39,7 @@ use task::{Mix, Orders};
 use worker::Done;
 
 /// Between a kill and the next, at most.
-const LONGEST_PEACE: Duration = Duration::from_millis(250);
+const LONGEST_PEACE: Duration = Duration::from_millis(600);
 /// For a round, before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(120);
 

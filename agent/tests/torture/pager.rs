@@ -53,8 +53,9 @@ impl Pager {
     pub fn wait(&mut self, mark: &Path, patience: Duration, was_killed: bool) -> Result<()> {
         let start = Instant::now();
         loop {
-            let ended = self.process.try_wait()?;
-            if let Some(status) = ended.filter(|_| super::killer::processes(mark).is_ok_and(|all| all.is_empty())) {
+            if let Some(status) = self.process.try_wait()?
+                && super::killer::is_over(mark)?
+            {
                 ensure!(status.success() || was_killed, "the pager ended with {status}");
                 return Ok(());
             }
@@ -73,7 +74,7 @@ impl Pager {
     /// The end of its output.
     pub fn log(&self) -> String {
         let text = fs::read(&self.output).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(6000)..]).into_owned();
+        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(20000)..]).into_owned();
         format!("--- the pager's log ends with ---\n{text}---")
     }
 }
