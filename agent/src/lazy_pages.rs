@@ -68,10 +68,10 @@ impl Pager {
     /// Goes on where another agent has died. Nothing is replayed, and a recording is over: a part of one is of no use.
     pub(crate) fn take_over(store: Store, left: Left, setting: Setting<'_>) -> Result<Self> {
         tracing::warn!(
-            "the agent died; this one, process {}, took over {} processes after {:.0?}",
+            "the agent died; this one, process {}, took over {} processes after {} ms",
             std::process::id(),
             left.ledger.processes.len(),
-            left.downtime()
+            left.downtime().as_millis()
         );
         if setting.args.record.is_some() {
             tracing::warn!("the recording is lost with it");

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    sys::signal::{Signal, kill},
     sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
     unistd::Pid,
 };
@@ -109,13 +110,13 @@ impl Daemon {
         Ok((self.wait()?, usage))
     }
 
-    /// Processor time so far, in seconds; to a hundredth (proc_pid_stat(5)).
+    /// Processor time so far, with that of children that have ended, in seconds; to a hundredth (proc_pid_stat(5)).
     fn cpu_seconds(&self) -> Result<f64> {
         let path = format!("/proc/{}/stat", self.child.id());
         let stat = std::fs::read_to_string(&path).with_context(|| path)?;
         // The second field, a name in brackets, may have spaces.
         let fields = stat.rsplit_once(')').context("no name")?.1.split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).flat_map(str::parse::<u64>).sum();
+        let ticks: u64 = fields.skip(11).take(4).flat_map(str::parse::<u64>).sum();
         Ok(ticks as f64 / 100.0)
     }
 
@@ -124,13 +125,21 @@ impl Daemon {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// The largest amount of memory that it has held at once, in bytes.
+    /// The largest amount of memory that it and its children, an agent and its guard for one, have held, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).with_context(|| path)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024)
+        self.processes().into_iter().map(peak_memory).sum()
+    }
+
+    /// It and its children, and theirs.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut all = vec![self.pid()];
+        let mut looked = 0;
+        while let Some(pid) = all.get(looked) {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+            looked += 1;
+        }
+        all
     }
 
     /// All that it wrote so far.
@@ -141,12 +150,26 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // None of them can do anything about the death of the others.
+        let all = self.processes();
+        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+            all.iter().for_each(|pid| {
+                let _ = kill(Pid::from_raw(*pid), signal);
+            });
+        }
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- log of {} ---\n{}", self.name, self.log());
         }
     }
+}
+
+fn peak_memory(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| path)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
 }
 
 /// A port of the loopback address that was free a moment ago.

@@ -30,10 +30,12 @@ mod folders;
 mod host;
 pub mod http;
 mod memory;
+mod pair;
 pub mod programs;
 mod restore;
 mod slow_link;
 pub mod tools;
+mod trial;
 mod workdir;
 
 pub use anyhow::Result;
@@ -44,8 +46,10 @@ pub use daemon::{Daemon, Usage, free_port};
 pub use folders::{assert_same_files, folder_size};
 pub use host::Host;
 pub use memory::compare_memory;
+pub use pair::{Pair, Role};
 pub use restore::{Pager, agent_restore, agent_restore_in, criu_restore};
 pub use slow_link::{SlowLink, Speed};
+pub use trial::{Trial, p99};
 pub use workdir::Workdir;
 
 use std::time::{Duration, Instant};

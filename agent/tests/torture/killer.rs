@@ -7,7 +7,7 @@ use nix::{
 };
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -63,7 +63,7 @@ impl Killer {
     }
 }
 
-fn kill_on(stop: &AtomicBool, mark: &PathBuf, seed: u64, longest: Duration) -> Result<Kills> {
+fn kill_on(stop: &AtomicBool, mark: &Path, seed: u64, longest: Duration) -> Result<Kills> {
     let mut kills = Kills::default();
     let mut random = seed | 1;
     let mut next = move || {
