@@ -10,9 +10,6 @@ use std::{
 };
 use tokio::sync::OnceCell;
 
-/// Frames kept. 256 frames of 64 KiB are 16 MiB: a quarter of what the server may use while a process restores.
-pub(crate) const CAPACITY: usize = 256;
-
 /// A bounded cache; a frame that several requests want at once is read once.
 #[derive(Debug)]
 pub(crate) struct FrameCache {

@@ -6,7 +6,8 @@
 //! segment, walk  where the bytes of any range are                       content    the bytes themselves, a frame at a time
 //! framing        the answer to a bulk request                           coding     zstd content coding
 //! served         the open checkpoint                                    frame_cache, buffers, metrics, limits
-//! net/           the accept loop and patience with slow clients         observe    counts and logs every answer
+//! places/        the memory that answers may take                       observe    counts and logs every answer
+//! net/           connections, and patience with slow clients            pace
 //! ```
 //!
 //! A page is in the store (lazy ones), in the slim dump (the others), or zero; [`Server`] serves them all alike. Nothing that it
@@ -29,6 +30,8 @@ mod multipart;
 mod negotiate;
 mod net;
 mod observe;
+mod pace;
+mod places;
 mod problem;
 pub mod range_header;
 mod routes;

@@ -3,7 +3,10 @@
 
 use anyhow::{Context, Result};
 use clap::{ArgAction, Parser};
-use pageferry_server::{Opened, Server, limits::Limits};
+use pageferry_server::{
+    Opened, Server,
+    limits::{Limits, raise_open_files},
+};
 use std::{io::Write, process::ExitCode, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -32,9 +35,15 @@ struct Cli {
     /// Address and port; port 0 takes any free one
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: String,
-    /// Connections at once; further ones wait
+    /// Connections at once; one more takes the place of the one that has been without a request for the longest, or waits if all
+    /// have one
     #[arg(long, default_value_t = Limits::default().connections, value_name = "N")]
     max_connections: usize,
+    /// MiB of memory for decoded frames that are kept and for answers on their way; everything else takes some 10 MiB, and 12 KiB for
+    /// each connection. Requests that find no room wait, and get 503 with Retry-After after ten seconds
+    #[arg(long, default_value_t = Limits::default().memory >> 20, value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(Limits::LEAST_MEMORY >> 20..1 << 24))]
+    memory: u64,
     /// Seconds that running answers get to finish when the server is told to stop
     #[arg(long, default_value_t = Limits::default().grace.as_secs(), value_name = "SECONDS")]
     grace: u64,
@@ -74,8 +83,13 @@ fn main() -> ExitCode {
 }
 
 async fn serve(cli: &Cli) -> Result<ExitCode> {
-    let connections = cli.max_connections.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
-    let limits = Limits { connections, grace: Duration::from_secs(cli.grace), ..Limits::default() };
+    let room = raise_open_files();
+    let connections = cli.max_connections.clamp(1, room);
+    if connections < cli.max_connections {
+        tracing::info!("{connections} connections at once: `ulimit -Hn` allows no more open files");
+    }
+    let grace = Duration::from_secs(cli.grace);
+    let limits = Limits { connections, grace, memory: cli.memory << 20, ..Limits::default() };
     // Before anything else, so that no signal is lost.
     let mut signals =
         Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };

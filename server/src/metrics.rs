@@ -24,6 +24,14 @@ pub(crate) struct Metrics {
     pub(crate) connections: AtomicU64,
     /// Connections accepted.
     pub(crate) accepted: AtomicU64,
+    /// Connections that we ended, by why.
+    pub(crate) ended: Ended,
+    /// Requests that had to wait for room in memory.
+    pub(crate) queued: AtomicU64,
+    /// Those of them that were told to come again.
+    pub(crate) refused: AtomicU64,
+    /// Requests whose answer took too long to begin.
+    pub(crate) timed_out: AtomicU64,
     /// Failures of accept(2).
     pub(crate) accept_errors: AtomicU64,
     /// Frames fetched, decoded and verified.
@@ -32,6 +40,31 @@ pub(crate) struct Metrics {
     pub(crate) cache_hits: AtomicU64,
     /// Pages by where they came from.
     pub(crate) pages: PageCounts,
+}
+
+/// Connections ended by us.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// No request for too long.
+    pub(crate) idle: AtomicU64,
+    /// No request for longer than any other, when a new one came and there were too many.
+    pub(crate) crowded: AtomicU64,
+    /// The header of a request did not arrive.
+    pub(crate) slow_header: AtomicU64,
+    /// The answer was not taken.
+    pub(crate) slow: AtomicU64,
+    /// It was not taken fast enough while others waited.
+    pub(crate) slow_for_others: AtomicU64,
+}
+
+/// What is known elsewhere at the moment when metrics are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    pub(crate) ready: bool,
+    /// Bytes of memory that are reserved for answers.
+    pub(crate) reserved: u64,
+    /// Requests that wait for such memory.
+    pub(crate) waiting: u64,
 }
 
 /// How many answers there were of each (method, status).
@@ -60,7 +93,7 @@ impl Metrics {
     }
 
     /// The whole page.
-    pub(crate) fn text(&self, ready: bool) -> String {
+    pub(crate) fn text(&self, moment: Moment) -> String {
         let mut text = String::with_capacity(4096);
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
         head(&mut text, "pageferry_http_requests_total", "counter", "Requests answered.");
@@ -74,9 +107,22 @@ impl Metrics {
         for (source, count) in [("store", &self.pages.store), ("slim", &self.pages.slim), ("zero", &self.pages.zero)] {
             let _ = writeln!(text, "pageferry_pages_total{{source=\"{source}\"}} {}", count.load(Relaxed));
         }
+        head(&mut text, "pageferry_connections_ended_total", "counter", "Connections that the server ended, by why.");
+        for (reason, count) in [
+            ("idle", &self.ended.idle),
+            ("crowded", &self.ended.crowded),
+            ("slow_header", &self.ended.slow_header),
+            ("slow", &self.ended.slow),
+            ("slow_while_others_wait", &self.ended.slow_for_others),
+        ] {
+            let _ = writeln!(text, "pageferry_connections_ended_total{{reason=\"{reason}\"}} {}", count.load(Relaxed));
+        }
         for (name, help, value) in [
             ("pageferry_http_body_bytes_total", "Bytes of response bodies handed to connections.", &self.body_bytes),
             ("pageferry_http_bodies_cut_total", "Response bodies that did not reach their end.", &self.bodies_cut),
+            ("pageferry_http_queued_total", "Requests that had to wait for room in memory.", &self.queued),
+            ("pageferry_http_refused_total", "Requests that found no room in memory (503).", &self.refused),
+            ("pageferry_http_timed_out_total", "Requests whose answer did not begin in time (503).", &self.timed_out),
             ("pageferry_connections_total", "Connections accepted.", &self.accepted),
             ("pageferry_accept_errors_total", "Failures to accept a connection.", &self.accept_errors),
             ("pageferry_frames_decoded_total", "Frames read, decoded and verified.", &self.frames_decoded),
@@ -90,7 +136,13 @@ impl Metrics {
         ] {
             one(&mut text, name, "gauge", help, value.load(Relaxed));
         }
-        one(&mut text, "pageferry_ready", "gauge", "1 once the checkpoint is open.", u64::from(ready));
+        for (name, help, value) in [
+            ("pageferry_answers_memory_bytes", "Memory that is reserved for answers.", moment.reserved),
+            ("pageferry_http_requests_waiting", "Requests that wait for room in memory.", moment.waiting),
+            ("pageferry_ready", "1 once the checkpoint is open.", u64::from(moment.ready)),
+        ] {
+            one(&mut text, name, "gauge", help, value);
+        }
         if let Some(bytes) = resident_bytes() {
             one(&mut text, "process_resident_memory_bytes", "gauge", "Resident memory.", bytes);
         }
@@ -135,7 +187,7 @@ mod tests {
         metrics.answered(&http::Method::GET, "/pid", 200);
         metrics.answered(&http::Method::GET, "/pid", 200);
         metrics.answered(&http::Method::from_bytes(b"BREW").unwrap(), "unmatched", 405);
-        let text = metrics.text(true);
+        let text = metrics.text(Moment { ready: true, ..Moment::default() });
         assert!(text.contains("pageferry_http_requests_total{method=\"GET\",route=\"/pid\",status=\"200\"} 2\n"));
         assert!(
             text.contains("pageferry_http_requests_total{method=\"other\",route=\"unmatched\",status=\"405\"} 1\n")

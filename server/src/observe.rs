@@ -1,13 +1,21 @@
 //! Counts and logs every request, until the last byte of its answer.
 
-use crate::metrics::Metrics;
+use crate::{
+    metrics::Metrics,
+    net::{Activity, Engaged},
+    problem::{Kind, Problem},
+    routes::App,
+};
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
-use http::header::CONTENT_LENGTH;
+use http::{
+    Version,
+    header::{CONTENT_LENGTH, RETRY_AFTER},
+};
 use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
@@ -21,34 +29,51 @@ use std::{
 pub(crate) struct RouteLabel(pub(crate) &'static str);
 
 /// The middleware around everything.
-pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     // Clones of these only count references.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let uri = request.uri().clone();
-    let guard = InFlight::new(metrics.clone());
-    let response = next.run(request).await;
+    let connection = request.extensions().get::<Arc<Activity>>().cloned();
+    let engaged = connection.map(|connection| Engaged::new(connection, request.version() >= Version::HTTP_2));
+    let guard = InFlight::new(app.metrics.clone(), engaged);
+    let response = match tokio::time::timeout(app.limits.answer, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => too_slow(&app).into_response(),
+    };
     let stand_in = response.extensions().get::<RouteLabel>().map(|label| label.0);
     let route = route.as_ref().map(MatchedPath::as_str).or(stand_in).unwrap_or("unmatched");
     let status = response.status().as_u16();
-    metrics.answered(&method, route, status);
+    app.metrics.answered(&method, route, status);
     let path = uri.path_and_query().map(http::uri::PathAndQuery::as_str).unwrap_or_default();
     tracing::debug!(%method, path, status, micros = began.elapsed().as_micros() as u64, "answered");
     let left = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     response.map(|inner| Body::new(Counted { inner, left, guard }))
 }
 
+fn too_slow(app: &App) -> Problem {
+    app.metrics.timed_out.fetch_add(1, Relaxed);
+    Problem::new(
+        Kind::TooSlow,
+        format!("The answer did not begin within {} seconds.", app.limits.answer.as_secs()),
+        "Try again in a second; if it stays so, look after the store that the server reads from.",
+    )
+    .header(RETRY_AFTER, "1")
+}
+
 struct InFlight {
     metrics: Arc<Metrics>,
     whole: bool,
+    /// Its connection is not idle while this is there.
+    _engaged: Option<Engaged>,
 }
 
 impl InFlight {
-    fn new(metrics: Arc<Metrics>) -> Self {
+    fn new(metrics: Arc<Metrics>, engaged: Option<Engaged>) -> Self {
         metrics.in_flight.fetch_add(1, Relaxed);
         // Until there is a body, nothing can be cut.
-        Self { metrics, whole: true }
+        Self { metrics, whole: true, _engaged: engaged }
     }
 }
 

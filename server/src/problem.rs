@@ -30,11 +30,13 @@ pub(crate) enum Kind {
     StoreDamaged,
     NotReady,
     StoreUnavailable,
+    Busy,
+    TooSlow,
 }
 
 impl Kind {
     /// All of them, for the page that explains them.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::BadPid,
         Self::BadAddress,
         Self::BadRange,
@@ -58,6 +60,8 @@ impl Kind {
         Self::StoreDamaged,
         Self::NotReady,
         Self::StoreUnavailable,
+        Self::Busy,
+        Self::TooSlow,
     ];
 
     /// Fragment of the type, status, title.
@@ -95,6 +99,8 @@ impl Kind {
             Self::StoreUnavailable => {
                 ("store-unavailable", S::SERVICE_UNAVAILABLE, "The store behind this server does not answer just now")
             }
+            Self::Busy => ("busy", S::SERVICE_UNAVAILABLE, "The server has more to do than it has memory for"),
+            Self::TooSlow => ("too-slow", S::SERVICE_UNAVAILABLE, "The answer took too long to begin"),
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::{
     conditional::ETag,
-    frame_cache::{CAPACITY, FrameCache},
+    frame_cache::FrameCache,
+    limits::Limits,
     metrics::Metrics,
+    places::Places,
     problem::{Kind, Problem},
     segment::{self, Segment},
 };
@@ -50,7 +52,7 @@ pub(crate) struct Object {
 
 impl Served {
     /// Opens a store or a raw checkpoint, its slim dump with it.
-    pub(crate) async fn open(location: &str, metrics: Arc<Metrics>) -> Result<Self> {
+    pub(crate) async fn open(location: &str, limits: &Limits, metrics: Arc<Metrics>) -> Result<Self> {
         let store = Store::open(location).await.with_context(|| format!("cannot open {location}"))?;
         let manifest_json = store.backend().get(MANIFEST_NAME, MANIFEST_LIMIT).await?;
         let described = store.backend().describe(MANIFEST_NAME);
@@ -64,7 +66,7 @@ impl Served {
         Ok(Self {
             store,
             images: Images(Arc::new(images)),
-            frames: FrameCache::new(CAPACITY),
+            frames: FrameCache::new(Places::kept_frames(limits)),
             metrics,
             objects,
             manifest_json,

@@ -41,7 +41,7 @@ impl Server {
     pub fn open(&self, location: &str) -> impl Future<Output = Result<Opened>> + Send + use<> {
         let (app, location) = (self.app.clone(), location.to_owned());
         async move {
-            let served = Arc::new(Served::open(&location, app.metrics.clone()).await?);
+            let served = Arc::new(Served::open(&location, &app.limits, app.metrics.clone()).await?);
             app.opened(served.clone());
             Ok(Opened(served))
         }
@@ -50,8 +50,8 @@ impl Server {
     /// Serves until `stop` is done, then finishes running answers. Gives the number of connections that had to be cut after
     /// [`Limits::grace`].
     pub async fn run(self, stop: impl Future<Output = ()>) -> u64 {
-        let (limits, metrics) = (self.app.limits, self.app.metrics.clone());
-        net::serve(self.listener, routes::router(self.app), limits, metrics, stop).await
+        let (limits, metrics, places) = (self.app.limits, self.app.metrics.clone(), self.app.places.clone());
+        net::serve(self.listener, routes::router(self.app), places, limits, metrics, stop).await
     }
 }
 

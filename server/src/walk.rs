@@ -1,4 +1,4 @@
-//! Goes through any range of a task's memory with a few megabytes of state, however large the range is.
+//! Goes through any range of a task's memory with a little state, however large the range is.
 
 use crate::{
     problem::Problem,
@@ -8,8 +8,12 @@ use crate::{
 use criu_images::{PAGE_SIZE, PageAddr, PageRange, Pid};
 use std::{sync::Arc, vec};
 
-/// Bytes looked up at a time: at most 65,536 segments (2 MiB), and a mapping of 20 TiB is done in 80,000 steps.
-const WINDOW: u64 = 256 << 20;
+/// Bytes looked up at a time, where little is known about how scattered they are; and at most: a mapping of 20 TiB is done in
+/// 80,000 steps.
+const WINDOW: u64 = 8 << 20;
+const LARGEST_WINDOW: u64 = 256 << 20;
+/// Segments that are kept, 160 KiB: a walk lives as long as its answer, and there may be many. What was looked up beyond is looked up again.
+const KEPT: usize = 4096;
 
 /// The segments of a range, one after another.
 #[derive(Debug)]
@@ -17,12 +21,13 @@ pub(crate) struct Walk {
     served: Arc<Served>,
     pid: Pid,
     rest: Option<PageRange>,
+    window: u64,
     ready: vec::IntoIter<Segment>,
 }
 
 impl Walk {
     pub(crate) fn new(served: Arc<Served>, pid: Pid, range: PageRange) -> Self {
-        Self { served, pid, rest: Some(range), ready: Vec::new().into_iter() }
+        Self { served, pid, rest: Some(range), window: WINDOW, ready: Vec::new().into_iter() }
     }
 
     /// The next one; together they cover the range exactly.
@@ -32,10 +37,26 @@ impl Walk {
                 return Ok(Some(segment));
             }
             let Some(rest) = self.rest else { return Ok(None) };
-            let cut = rest.start().get().saturating_add(WINDOW).min(rest.end());
+            let cut = rest.start().get().saturating_add(self.window).min(rest.end());
             let Some(window) = PageRange::from_bytes(rest.start().get(), cut) else { return Ok(None) };
+            let mut segments = self.served.segments(self.pid, window).await?;
+            let cut = match segments.get(KEPT) {
+                Some(first) => {
+                    let cut = first.range.start().get();
+                    segments.truncate(KEPT);
+                    segments.shrink_to_fit();
+                    self.window = WINDOW;
+                    cut
+                }
+                None => {
+                    if segments.len() < KEPT / 16 {
+                        self.window = (self.window * 2).min(LARGEST_WINDOW);
+                    }
+                    cut
+                }
+            };
             self.rest = PageRange::from_bytes(cut, rest.end());
-            self.ready = self.served.segments(self.pid, window).await?.into_iter();
+            self.ready = segments.into_iter();
             // Nothing above needs to have waited: let others have their turn.
             tokio::task::yield_now().await;
         }

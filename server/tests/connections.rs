@@ -64,7 +64,7 @@ fn shutdown_does_not_wait_for_ever() {
 fn clients_that_do_nothing_are_cut_off() {
     let fixture = Fixture::new();
     let short = Duration::from_millis(300);
-    let server = Running::with(&fixture.store(), Limits { header: short, stall: short, ..limits() });
+    let server = Running::with(&fixture.store(), Limits { header: short, idle: short, stall: short, ..limits() });
     let silent = TcpStream::connect(server.address).unwrap();
     let mut slow_header = TcpStream::connect(server.address).unwrap();
     slow_header.write_all(b"GET /pid HTTP/1.1\r\n").unwrap();
@@ -89,7 +89,8 @@ fn clients_that_do_nothing_are_cut_off() {
 #[test]
 fn connections_are_limited() {
     let fixture = Fixture::new();
-    let server = Running::with(&fixture.store(), Limits { connections: 2, ..limits() });
+    let hurry = Duration::from_secs(60);
+    let server = Running::with(&fixture.store(), Limits { connections: 2, hurry, ..limits() });
     let held: Vec<_> = (0..2).map(|_| client::open(server.address, "GET", &big(), &[], b"")).collect();
     held.iter().for_each(begun);
     // It waits in the queue, and is served as soon as there is a place.

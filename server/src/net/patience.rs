@@ -1,42 +1,34 @@
-//! A connection that gives up on a peer that does nothing.
-//!
-//! hyper times out a slow request header, but neither a client that connects and sends nothing (while it finds out which version of
-//! HTTP is spoken) nor one that stops reading its answer. Each would hold a place among the connections for ever.
+//! A connection that notes when its peer says something, and when it takes nothing.
 
+use super::activity::Activity;
+use crate::pace::now;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
-use tokio::time::{Sleep, sleep};
 
 /// Wraps a connection.
 pub(crate) struct Patience<T> {
     inner: T,
-    /// For the first byte of all.
-    first: Option<Pin<Box<Sleep>>>,
-    /// For the next byte to be taken; set while one waits.
-    stalled: Option<Pin<Box<Sleep>>>,
-    stall: Duration,
+    activity: Arc<Activity>,
 }
 
 impl<T> Patience<T> {
-    /// Waits `first` for the peer to say anything, and `stall` for it to take anything.
-    pub(crate) fn new(inner: T, first: Duration, stall: Duration) -> Self {
-        Self { inner, first: Some(Box::pin(sleep(first))), stalled: None, stall }
+    pub(crate) fn new(inner: T, activity: Arc<Activity>) -> Self {
+        Self { inner, activity }
     }
 
     /// An operation that moves bytes to the peer was polled.
-    fn wrote<R>(&mut self, polled: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        if polled.is_ready() {
-            self.stalled = None;
-            return polled;
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &polled {
+            Poll::Ready(Ok(bytes)) => self.activity.socket.took(now(), *bytes as u64),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.activity.socket.waits(now()),
         }
-        let stall = self.stall;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
-        timer.as_mut().poll(cx).map(|()| Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing")))
+        polled
     }
 }
 
@@ -44,29 +36,23 @@ impl<T: Read + Unpin> Read for Patience<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         if polled.is_ready() {
-            self.first = None;
+            self.activity.heard();
         }
-        match &mut self.first {
-            None => polled,
-            Some(timer) => {
-                timer.as_mut().poll(cx).map(|()| Err(io::Error::new(ErrorKind::TimedOut, "the client says nothing")))
-            }
-        }
+        polled
     }
 }
 
 impl<T: Write + Unpin> Write for Patience<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.wrote(polled, cx)
+        self.wrote(polled)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Flushing a socket does nothing: it must not pass for progress.
         Pin::new(&mut self.inner).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.wrote(polled, cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
@@ -77,6 +63,6 @@ impl<T: Write + Unpin> Write for Patience<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.wrote(polled, cx)
+        self.wrote(polled)
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     framing::{self, Kind as Record},
     limits::{MAX_BODY, MAX_PAGES, MAX_RANGES},
     negotiate,
+    places::{Admission, Size},
     problem::{Kind, Problem},
     segment::Content,
     served::Served,
@@ -21,13 +22,14 @@ use axum::{
     extract::State,
     response::Response,
 };
-use criu_images::{PageRange, Pid};
+use criu_images::{PAGE_SIZE, PageRange, Pid};
 use futures::{Stream, stream};
 use http::{HeaderMap, HeaderValue, header};
 use std::{sync::Arc, time::Duration, vec};
 
 pub(super) async fn bulk(
     State(app): Shared,
+    admission: Admission,
     PathOf(pid): PathOf<String>,
     request: HeaderMap,
     body: Body,
@@ -37,17 +39,20 @@ pub(super) async fn bulk(
     served.memory(pid)?;
     let body = read_body(&request, body, app.limits.stall).await?;
     let ranges = parse(&body)?;
+    let pages = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.pages()));
+    let place = admission.place(Size::Pages(pages.saturating_mul(PAGE_SIZE))).await?;
 
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing::CONTENT_TYPE));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     let plain = records(served.clone(), pid, ranges);
-    let mut response = if negotiate::accepts_zstd(&request) {
+    let encoder = if negotiate::accepts_zstd(&request) { admission.encoder() } else { None };
+    let mut response = if let Some(encoder) = encoder {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
-        Response::new(bytes::body(coding::zstd(Box::pin(plain))?))
+        Response::new(bytes::body(place, coding::zstd(Box::pin(plain), encoder)?))
     } else {
-        Response::new(bytes::body(plain))
+        Response::new(bytes::body(place, plain))
     };
     *response.headers_mut() = headers;
     Ok(response)
@@ -66,16 +71,16 @@ async fn read_body(request: &HeaderMap, body: Body, patience: Duration) -> Resul
             "Send Content-Type: application/json, with curl: -H 'Content-Type: application/json'.",
         ));
     }
+    let length = request.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(body_too_large());
+    }
     match tokio::time::timeout(patience, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error))
             if std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>()) =>
         {
-            Err(Problem::new(
-                Kind::TooLarge,
-                format!("The body has more than {MAX_BODY} bytes."),
-                format!("Send at most {MAX_RANGES} ranges at once."),
-            ))
+            Err(body_too_large())
         }
         Ok(Err(error)) => Err(Problem::new(Kind::BadBody, format!("The body broke off: {error}."), "Send it again.")),
         Err(_) => Err(Problem::new(
@@ -85,6 +90,14 @@ async fn read_body(request: &HeaderMap, body: Body, patience: Duration) -> Resul
         )
         .header(header::CONNECTION, "close")),
     }
+}
+
+fn body_too_large() -> Problem {
+    Problem::new(
+        Kind::TooLarge,
+        format!("The body has more than {MAX_BODY} bytes."),
+        format!("Send at most {MAX_RANGES} ranges at once."),
+    )
 }
 
 /// `["start-end", ...]`.

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     negotiate,
+    places::{Admission, Size},
     problem::Problem,
     served::{Served, mapping_json, permissions},
 };
@@ -27,6 +28,7 @@ const BATCH: usize = 256;
 
 pub(super) async fn maps(
     State(app): Shared,
+    admission: Admission,
     PathOf(pid): PathOf<String>,
     query: Query,
     request: HeaderMap,
@@ -39,13 +41,14 @@ pub(super) async fn maps(
         None => negotiate::accept(&request, &[JSON, TEXT]) == TEXT,
     };
     let write = if as_text { text } else { json };
+    let place = admission.place(Size::List).await?;
     let batches = stream::try_unfold(0, move |first| {
         let batch = batch(&served, pid, first, write);
         async move { batch }
     });
     let content_type = if as_text { "text/plain; charset=utf-8" } else { JSON };
     let headers = [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache"), (header::VARY, "accept")];
-    Ok((headers, bytes::body(batches)).into_response())
+    Ok((headers, bytes::body(place, batches)).into_response())
 }
 
 /// Writes mappings: all of them, the number of the first to be written, which are to be written.

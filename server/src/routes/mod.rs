@@ -17,6 +17,7 @@ use crate::{
     limits::Limits,
     metrics::Metrics,
     observe::observe,
+    places::Places,
     problem::{Kind, Problem},
     served::Served,
 };
@@ -34,11 +35,13 @@ pub(crate) struct App {
     served: SetOnce<Arc<Served>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    pub(crate) places: Arc<Places>,
 }
 
 impl App {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { served: SetOnce::new(), metrics: Arc::default(), limits }
+        let places = Arc::new(Places::new(&limits));
+        Self { served: SetOnce::new(), metrics: Arc::default(), limits, places }
     }
     /// From now on there is something to serve. Only the first call has an effect.
     pub(crate) fn opened(&self, served: Arc<Served>) {
@@ -120,7 +123,7 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
 
 /// The router, with everything around it.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let metrics = app.metrics.clone();
+    let state = app.clone();
     let mut router = Router::new();
     for route in ROUTES {
         // An object's name has slashes in it: OpenAPI cannot say so, the router has to.
@@ -133,7 +136,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(objects::at_the_root)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
-        .layer(axum::middleware::from_fn_with_state(metrics, observe))
+        .layer(axum::middleware::from_fn_with_state(state, observe))
 }
 
 /// axum adds `Allow`.

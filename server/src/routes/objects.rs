@@ -5,6 +5,7 @@ use crate::{
     address::quoted,
     multipart,
     observe::RouteLabel,
+    places::{Admission, Size},
     problem::{Kind, Problem},
     range_header::{self, Asked},
     served::{Object, Served},
@@ -21,13 +22,14 @@ use std::{ops::Range, sync::Arc};
 
 pub(super) async fn object(
     State(app): Shared,
+    admission: Admission,
     PathOf(name): PathOf<String>,
     method: Method,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
     let served = app.served().await?;
     match served.objects.get(&name) {
-        Some(object) => answer(served, &name, object, &method, &request).await,
+        Some(object) => answer(served, &admission, &name, object, &method, &request).await,
         None => Err(Problem::new(
             Kind::NoSuchObject,
             format!("The store has no object {}.", quoted(&name)),
@@ -39,6 +41,7 @@ pub(super) async fn object(
 /// What no route takes. The store is served at the root as well, so that the bare address of a server is the address of a store.
 pub(super) async fn at_the_root(
     State(app): Shared,
+    admission: Admission,
     method: Method,
     uri: Uri,
     request: HeaderMap,
@@ -47,7 +50,7 @@ pub(super) async fn at_the_root(
     let served = app.served().await?;
     let Some(object) = served.objects.get(name) else { return Err(no_such_path(uri.path())) };
     let answer = match method {
-        Method::GET | Method::HEAD => answer(served, name, object, &method, &request).await,
+        Method::GET | Method::HEAD => answer(served, &admission, name, object, &method, &request).await,
         _ => Err(Problem::new(Kind::MethodNotAllowed, format!("{method} is not known here."), "Use GET or HEAD.")
             .header(header::ALLOW, "GET,HEAD")),
     };
@@ -58,6 +61,7 @@ pub(super) async fn at_the_root(
 
 async fn answer(
     served: &Arc<Served>,
+    admission: &Admission,
     name: &str,
     object: &Object,
     method: &Method,
@@ -92,7 +96,8 @@ async fn answer(
     let asked = range.map_or(Asked::Whole, |range| range_header::parse(range, object.size));
     let (status, content_type, length, body) = match asked {
         Asked::Whole => {
-            let body = if method == Method::HEAD { Body::empty() } else { whole(served, name, object).await? };
+            let body =
+                if method == Method::HEAD { Body::empty() } else { whole(served, admission, name, object).await? };
             (StatusCode::OK, Some(HeaderValue::from_static(object.content_type)), object.size, body)
         }
         Asked::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
@@ -100,13 +105,16 @@ async fn answer(
                 let value = format!("bytes {}-{}/{}", part.start, part.end - 1, object.size);
                 headers.extend(HeaderValue::try_from(value).ok().map(|v| (header::CONTENT_RANGE, v)));
                 let length = part.end - part.start;
-                let body = bytes::body(read(served, name, part).await?);
+                let place = admission.place(Size::Object(length)).await?;
+                let body = bytes::body(place, read(served, name, part).await?);
                 (StatusCode::PARTIAL_CONTENT, Some(HeaderValue::from_static(object.content_type)), length, body)
             }
             Err(parts) => {
                 let parts = multipart::Parts::new(parts, object);
                 let (content_type, length) = (HeaderValue::try_from(parts.content_type()).ok(), parts.length());
-                (StatusCode::PARTIAL_CONTENT, content_type, length, bytes::body(parts.body(served.clone(), name)))
+                let place = admission.place(Size::Object(length)).await?;
+                let body = bytes::body(place, parts.body(served.clone(), name));
+                (StatusCode::PARTIAL_CONTENT, content_type, length, body)
             }
         },
         Asked::Unsatisfiable(why) => {
@@ -126,11 +134,14 @@ async fn answer(
     Ok(response)
 }
 
-async fn whole(served: &Arc<Served>, name: &str, object: &Object) -> Result<Body, Problem> {
+async fn whole(served: &Arc<Served>, admission: &Admission, name: &str, object: &Object) -> Result<Body, Problem> {
     Ok(match (name, object.size) {
         (MANIFEST_NAME, _) => Body::from(served.manifest_json.clone()),
         (_, 0) => Body::empty(),
-        (_, size) => bytes::body(read(served, name, 0..size).await?),
+        (_, size) => {
+            let place = admission.place(Size::Object(size)).await?;
+            bytes::body(place, read(served, name, 0..size).await?)
+        }
     })
 }
 

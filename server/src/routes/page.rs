@@ -10,6 +10,7 @@ use crate::{
     content::SegmentReader,
     hexdump::hexdump,
     negotiate,
+    places::{Admission, Size},
     problem::{Kind, Problem, damaged},
     segment::{Absence, Content, Segment},
     served::{Images, Served, mapping_json},
@@ -32,6 +33,7 @@ const JSON: &str = "application/json";
 
 pub(super) async fn page(
     State(app): Shared,
+    admission: Admission,
     PathOf((pid, address)): PathOf<(String, String)>,
     query: Query,
     request: HeaderMap,
@@ -47,7 +49,11 @@ pub(super) async fn page(
     };
 
     let memory = served.memory(pid)?;
+    let place = admission.place(Size::Pages(criu_images::PAGE_SIZE)).await?;
     let (bytes, digest, source) = read(served, pid, page).await?;
+    // Of its own, so that a client that does not take its page holds 4 KiB and not a frame.
+    let bytes = Bytes::copy_from_slice(&bytes);
+    drop(place);
     let etag = match form {
         RAW => ETag::strong(digest),
         HEXDUMP => ETag::strong(format_args!("{digest}.hexdump")),

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     address,
+    places::{Admission, Size},
     problem::{Kind, Problem},
     segment::{Absence, Content, Segment},
     served::{Served, range_json},
@@ -27,6 +28,7 @@ const BATCH: usize = 32 << 10;
 
 pub(super) async fn pagemap(
     State(app): Shared,
+    admission: Admission,
     PathOf(pid): PathOf<String>,
     query: Query,
 ) -> Result<Response, Problem> {
@@ -35,13 +37,14 @@ pub(super) async fn pagemap(
     served.memory(pid)?;
     let range =
         query.get("range").map(address::range).transpose().map_err(|e| Problem::malformed(Kind::BadRange, e))?;
+    let place = admission.place(Size::List).await?;
     let listing = Listing { served, pid, range, mapping: 0, walk: None, run: None, stage: Stage::Head, any: false };
     let batches = stream::try_unfold(listing, |mut listing| async move {
         let batch = listing.next().await?;
         Ok(batch.map(|batch| (batch, listing)))
     });
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, bytes::body(batches)).into_response())
+    Ok((headers, bytes::body(place, batches)).into_response())
 }
 
 enum Stage {

@@ -9,6 +9,7 @@ use crate::{
     conditional::ETag,
     limits::MAX_PAGES,
     negotiate,
+    places::{Admission, Size},
     problem::{Kind, Problem},
     segment::Absence,
     served::{Images, Served, range_json},
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 pub(super) async fn pages(
     State(app): Shared,
+    admission: Admission,
     PathOf((pid, range)): PathOf<(String, String)>,
     query: Query,
     request: HeaderMap,
@@ -34,6 +36,7 @@ pub(super) async fn pages(
         return Err(too_large(range.pages()));
     }
     served.memory(pid)?;
+    let place = admission.place(Size::Pages(range.bytes())).await?;
     if !holes_as_zeros {
         let survey = Survey::of(served, pid, range).await?;
         if survey.hole_pages > 0 {
@@ -44,8 +47,8 @@ pub(super) async fn pages(
     // The checkpoint's identity covers every page of it.
     let checkpoint = &served.store.manifest().checkpoint_id;
     let identity = Digest::of(format!("{checkpoint} {pid} {range} {holes_as_zeros}").as_bytes());
-    let zstd = negotiate::accepts_zstd(&request);
-    let etag = if zstd { ETag::weak(format_args!("{identity}.zstd")) } else { ETag::strong(identity) };
+    let encoder = if negotiate::accepts_zstd(&request) { admission.encoder() } else { None };
+    let etag = if encoder.is_some() { ETag::weak(format_args!("{identity}.zstd")) } else { ETag::strong(identity) };
     let mut headers = HeaderMap::new();
     headers.insert(header::ETAG, etag.header());
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
@@ -58,12 +61,12 @@ pub(super) async fn pages(
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let plain = bytes::of_range(served.clone(), pid, range);
-    let mut response = if zstd {
+    let mut response = if let Some(encoder) = encoder {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
-        Response::new(bytes::body(coding::zstd(plain)?))
+        Response::new(bytes::body(place, coding::zstd(plain, encoder)?))
     } else {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.bytes()));
-        Response::new(bytes::body(plain))
+        Response::new(bytes::body(place, plain))
     };
     *response.headers_mut() = headers;
     Ok(response)

@@ -1,7 +1,10 @@
 //! What is said about the server itself.
 
 use super::Shared;
-use crate::problem::{Problem, explain_all};
+use crate::{
+    metrics::Moment,
+    problem::{Problem, explain_all},
+};
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
@@ -37,7 +40,9 @@ pub(super) async fn readyz(State(app): Shared) -> Result<Response, Problem> {
 }
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
-    text("text/plain; version=0.0.4; charset=utf-8", app.metrics.text(app.ready().is_ok()))
+    let moment =
+        Moment { ready: app.ready().is_ok(), reserved: app.places.used(), waiting: app.places.waiting() as u64 };
+    text("text/plain; version=0.0.4; charset=utf-8", app.metrics.text(moment))
 }
 
 pub(super) async fn openapi() -> Response {
