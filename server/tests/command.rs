@@ -2,67 +2,8 @@
 
 mod common;
 
-use common::{client, *};
-use std::{
-    fs,
-    io::{BufRead, BufReader, Read},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread::sleep,
-    time::Duration,
-};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_pageferry-server");
-
-struct Program {
-    child: Child,
-    address: SocketAddr,
-    message: Vec<String>,
-}
-
-impl Program {
-    fn start(location: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .arg(location)
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let first = lines.next().expect("it says where it listens");
-        let url = match serde_json::from_str::<serde_json::Value>(&first) {
-            Ok(json) => json["url"].as_str().unwrap().to_owned(),
-            Err(_) => first.strip_prefix("listening on ").unwrap().to_owned(),
-        };
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-        let mut message = vec![first];
-        if !message[0].starts_with('{') {
-            message.extend(lines.by_ref().take(6));
-        }
-        Self { child, address, message }
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use common::{client, program::*, *};
+use std::{io::Read, process::Command, thread::sleep, time::Duration};
 
 #[test]
 fn prints_where_it_listens_and_stops_when_told() {

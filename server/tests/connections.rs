@@ -7,25 +7,12 @@ use pageferry_server::limits::Limits;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    thread::sleep,
     time::{Duration, Instant},
 };
-
-fn big() -> String {
-    format!("/pid/20/pages/{BIG:x}-{:x}", BIG + BIG_PAGES * P)
-}
 
 /// Waits until the answer begins.
 fn begun(stream: &TcpStream) {
     assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
-}
-
-fn eventually(holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never happens");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 fn limits() -> Limits {

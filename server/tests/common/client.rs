@@ -41,6 +41,12 @@ impl Reply {
     }
 }
 
+/// A number in the text of `/metrics`.
+pub fn metric(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in {text}")).parse().unwrap()
+}
+
 /// Sends a request on a connection of its own. Gives the connection, to be read at will.
 pub fn open(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod openapi;
+pub mod program;
 
 pub use client::{Reply, request};
 
@@ -19,8 +20,8 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
+    thread::{JoinHandle, sleep},
+    time::{Duration, Instant},
 };
 
 /// Private memory of task 1: 40 pages with bytes (8 to 11 of them zeros), 24 never written.
@@ -132,6 +133,19 @@ pub fn expected(pid: u32, addr: u64) -> Option<Vec<u8>> {
 
 pub fn expected_range(pid: u32, start: u64, pages: u64) -> Vec<u8> {
     (0..pages).flat_map(|page| expected(pid, start + page * P).unwrap()).collect()
+}
+
+pub fn eventually(holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never happens");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// The address of all of [`BIG`].
+pub fn big() -> String {
+    format!("/pid/20/pages/{BIG:x}-{:x}", BIG + BIG_PAGES * P)
 }
 
 /// A server on a port of its own, in this process. Dropped, it stops at once.
