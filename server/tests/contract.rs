@@ -3,7 +3,10 @@
 mod common;
 
 use common::{openapi::*, *};
-use pageferry_server::ROUTES;
+use pageferry_server::{
+    ROUTES,
+    limits::{Limits, MAX_PAGES, MAX_RANGES},
+};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -25,6 +28,33 @@ fn router_and_document_name_the_same_routes() {
         })
         .collect();
     assert_eq!(documented, routed);
+}
+
+#[test]
+fn limits_are_as_documented() {
+    let document = document();
+    let body = &document["paths"]["/pid/{pid}/pages"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(body["maxItems"], MAX_RANGES);
+    let example = &document["components"]["responses"]["TooLarge"]["content"]["application/problem+json"]["example"];
+    assert_eq!(example["limit_pages"], MAX_PAGES);
+    let text = document["info"]["description"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let limits = Limits::default();
+    for words in [
+        format!("within {} seconds of its first byte", limits.header.as_secs()),
+        format!("a body within {}", limits.stall.as_secs()),
+        format!("closed after {} seconds", limits.idle.as_secs()),
+        format!("cut off after {} seconds", limits.stall.as_secs()),
+        format!("begin within {} seconds", limits.answer.as_secs()),
+    ] {
+        assert!(text.contains(&words), "{words}: {text}");
+    }
+    // Every reason to come again is explained where the status is.
+    let unavailable = document["components"]["responses"]["Unavailable"]["description"].as_str().unwrap();
+    let fixture = Fixture::new();
+    let problems = Running::start(&fixture.store()).get("/problems").text();
+    for kind in problems.lines().filter_map(|line| line.strip_prefix('#')?.strip_suffix("  503")) {
+        assert!(unavailable.contains(&format!("`{kind}`")), "{kind}");
+    }
 }
 
 /// The table is what the router was made from; this is what the router does.
