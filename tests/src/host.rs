@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{Cell, Daemon, SlowLink, Workdir, eventually, free_port, http, tools};
+use crate::{Cell, Daemon, MemoryLimit, SlowLink, Workdir, eventually, free_port, http, tools};
 
 /// Inside a cell no port is taken but those of the programs.
 const PORT_IN_CELL: u16 = 7070;
@@ -31,6 +31,15 @@ impl Host {
         let mut server = Command::new(tools::binary("pageferry-server")?);
         server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]);
         Self::start("pageferry-server", server, work.path().join("server.log"), port, "/store")
+    }
+
+    /// `pageferry-server` with so much memory and no more.
+    pub fn server_within(limit: &MemoryLimit, work: &Workdir, store: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let mut server = Command::new(tools::binary("pageferry-server")?);
+        server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]);
+        let log = work.path().join("server-limited.log");
+        Self::start("pageferry-server", limit.command(&server), log, port, "/store")
     }
 
     /// `pageferry-server` inside a cell, for an agent that runs there too.
