@@ -36,6 +36,20 @@ fn prints_where_it_listens_and_stops_when_told() {
 }
 
 #[test]
+fn a_second_signal_ends_it_at_once() {
+    let fixture = Fixture::new();
+    let mut program = Program::start(&fixture.store(), &["--grace", "1000"]);
+    let never_reads = client::open(program.address, "GET", &big(), &[], b"");
+    never_reads.peek(&mut [0]).unwrap();
+    program.signal("TERM");
+    eventually(|| std::net::TcpStream::connect(program.address).is_err());
+    assert!(program.child.try_wait().unwrap().is_none(), "it has an answer to finish");
+    program.signal("INT");
+    assert_eq!(program.child.wait().unwrap().code(), Some(1));
+    drop(never_reads);
+}
+
+#[test]
 fn says_what_is_wrong() {
     let empty = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -84,6 +84,18 @@ fn thousands_of_idle_connections() {
 }
 
 #[test]
+fn more_connections_than_open_files() {
+    let fixture = Fixture::new();
+    // 256 are for other files, so there is room for 64.
+    let program = Program::start_by(&["sh", "-c", "ulimit -n 320; exec \"$@\"", "sh"], &fixture.store(), &[]);
+    let held: Vec<_> = (0..400).map(|_| TcpStream::connect(program.address).unwrap()).collect();
+    others_are_served(program.address);
+    assert!(program.metric("pageferry_connections") <= 64);
+    assert_eq!(program.metric("pageferry_accept_errors_total"), 0);
+    drop(held);
+}
+
+#[test]
 fn clients_that_stop_reading() {
     const CLIENTS: usize = 400;
     let fixture = Fixture::new();

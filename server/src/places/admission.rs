@@ -25,6 +25,8 @@ pub(crate) enum Size {
     Pages(u64),
     /// A list that is written while it is sent.
     List,
+    /// What is written before it is sent.
+    Whole(u64),
 }
 
 /// Chunks in which files are read, of the slowest way to read them.
@@ -42,12 +44,13 @@ impl Size {
                 Self::Object(len) => len.min(CHUNK),
                 Self::Pages(len) => (len + FRAME).min(CHUNK) + (len + FRAME).min(2 * FRAME) + len.min(SEGMENTS),
                 Self::List => SEGMENTS,
+                Self::Whole(len) => len,
             }
     }
 
     fn is_small(self) -> bool {
         match self {
-            Self::Object(len) | Self::Pages(len) => len <= SMALL,
+            Self::Object(len) | Self::Pages(len) | Self::Whole(len) => len <= SMALL,
             Self::List => true,
         }
     }

@@ -4,7 +4,11 @@ use super::{
     Shared,
     params::{self, PathOf},
 };
-use crate::{problem::Problem, served::Served};
+use crate::{
+    places::{Admission, Size},
+    problem::Problem,
+    served::Served,
+};
 use axum::{
     Json,
     extract::State,
@@ -14,9 +18,13 @@ use criu_images::{Task, TaskState};
 use http::header;
 use serde_json::{Value, json};
 
-pub(super) async fn list(State(app): Shared) -> Result<Response, Problem> {
+/// Bytes that a task takes while the list is made: some 200 of text, and more as a tree.
+const TASK_BYTES: u64 = 1024;
+
+pub(super) async fn list(State(app): Shared, admission: Admission) -> Result<Response, Problem> {
     let served = app.served().await?;
     let manifest = served.store.manifest();
+    let place = admission.place(Size::Whole(served.images.0.tasks.len() as u64 * TASK_BYTES)).await?;
     let tasks: Vec<_> = served.images.0.tasks.iter().map(|task| task_json(served, task)).collect();
     let body = json!({
         "checkpoint_id": manifest.checkpoint_id,
@@ -24,7 +32,8 @@ pub(super) async fn list(State(app): Shared) -> Result<Response, Problem> {
         "tasks": tasks,
         "totals": manifest.totals,
     });
-    Ok(([(header::CACHE_CONTROL, "no-cache")], Json(body)).into_response())
+    let body = place.hand(body.to_string().into());
+    Ok(([(header::CACHE_CONTROL, "no-cache"), (header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 pub(super) async fn one(State(app): Shared, PathOf(pid): PathOf<String>) -> Result<Response, Problem> {

@@ -19,7 +19,15 @@ pub struct Program {
 
 impl Program {
     pub fn start(location: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
+        Self::start_by(&[PROGRAM], location, arguments)
+    }
+
+    /// Started by a command that is given the program's name, if it is not that itself.
+    pub fn start_by(command: &[&str], location: &Path, arguments: &[&str]) -> Self {
+        let program = Some(PROGRAM).filter(|program| !command.contains(program));
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
+            .args(program)
             .arg(location)
             .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
