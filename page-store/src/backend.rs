@@ -7,6 +7,7 @@ mod response;
 mod spool;
 mod spools;
 
+pub use buffers::{Buffer, Buffers};
 pub use http::{HttpBackend, HttpVersion};
 pub use local::LocalBackend;
 pub(crate) use local::{blocking, check_limit, stream_range};

@@ -1,9 +1,9 @@
 //! Decoded frames that are likely to be asked for again: neighbours of a page are asked for one by one.
 
-use crate::{buffers::Buffers, metrics::Metrics};
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use criu_images::PAGE_SIZE;
-use page_store::{Digest, FRAME_PAGES, FrameNumber, PageNumber, Result, Store};
+use page_store::{Buffers, Digest, FRAME_BYTES, FRAME_PAGES, FrameNumber, PageNumber, Result, Store};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering::Relaxed},
@@ -42,7 +42,7 @@ impl FrameCache {
     /// Holds at most `capacity` frames.
     pub(crate) fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
-        Self { slots: Mutex::default(), capacity, buffers: Arc::new(Buffers::new(capacity)) }
+        Self { slots: Mutex::default(), capacity, buffers: Arc::new(Buffers::new(FRAME_BYTES as usize, capacity)) }
     }
 
     /// All pages of a frame of `store` (the same one for every call).
@@ -75,7 +75,7 @@ impl FrameCache {
             .get_or_try_init(|| async {
                 read_here = true;
                 let frame = store.read_frame(number).await?;
-                Ok(self.buffers.keep(frame.bytes()))
+                Ok(self.buffers.copy_of(frame.bytes()))
             })
             .await;
         match (&frame, read_here) {

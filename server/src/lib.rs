@@ -5,9 +5,9 @@
 //! address        the grammar of pids, addresses, ranges                 range_header, conditional, negotiate, multipart
 //! segment, walk  where the bytes of any range are                       content    the bytes themselves, a frame at a time
 //! framing        the answer to a bulk request                           coding     zstd content coding
-//! served         the open checkpoint                                    frame_cache, buffers, metrics, limits
+//! served         the open checkpoint                                    frame_cache, metrics, limits
 //! places/        the memory that answers may take                       observe    counts and logs every answer
-//! net/           connections, and patience with slow clients            pace
+//! net/           connections: which, how many, how long               pace       patience with clients that take their time
 //! ```
 //!
 //! A page is in the store (lazy ones), in the slim dump (the others), or zero; [`Server`] serves them all alike. Nothing that it
@@ -17,7 +17,6 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
-mod buffers;
 mod coding;
 mod conditional;
 mod content;
