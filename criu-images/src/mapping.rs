@@ -71,6 +71,7 @@ fn mapping(range: PageRange, vma: &VmaEntry, names: &FileNames) -> Mapping {
         segment,
         name,
         can_be_lazy: lazy::can_be_lazy(vma.flags, vma.status),
+        wiped_on_fork: vma.madv.unwrap_or(0) & ADVICE_WIPE_ON_FORK != 0,
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn runs(pieces: &[Piece], mappings: &[Mapping], keep: &KeepEager) -> 
                 (None, None) => piece.range.end(),
             };
             let (stays, end) = keep.at(start, border.min(piece.range.end()));
-            let lazy = !stays && mapping.is_some_and(|m| lazy::leave_out(m.flags, m.status));
+            let lazy = !stays && mapping.is_some_and(lazy::leave_out);
             let Some(range) = PageRange::from_bytes(start.get(), end) else { break };
             let skipped = start.get() - piece.range.start().get();
             let stored = match piece.stored {

@@ -157,6 +157,28 @@ fn what_the_restorer_does_not_register_stays() {
     }
 }
 
+/// A child that forks while a wiped page is missing would fault for it and be given its parent's bytes.
+#[test]
+fn memory_that_fork_wipes_stays() {
+    let wiped = bits::ADVICE_WIPE_ON_FORK;
+    for (advice, expected) in [(None, false), (Some(wiped), true), (Some(wiped | 1 << 16), true), (Some(!wiped), false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let dump = dir.path().join("dump");
+        let mut task = Task::new(1).anonymous(0x10_0000, 4).anonymous(0x10_4000, 4);
+        task.advice.extend(advice.map(|advice| (0x10_0000, advice)));
+        // CRIU marks all of it.
+        Dump::new().task(task.pages(Pages::new(0x10_0000, 8, PRESENT | LAZY))).write(&dump).unwrap();
+        let checkpoint = open(&dump).unwrap();
+        let memory = checkpoint.tasks[0].memory.as_ref().unwrap();
+        let wiped: Vec<_> = memory.mappings.iter().map(|m| (m.wiped_on_fork, m.can_be_lazy)).collect();
+        assert_eq!(wiped, [(expected, true), (false, true)], "{advice:?}");
+        let lazy: Vec<_> = memory.runs.iter().map(|run| (run.range.start().get(), run.lazy)).collect();
+        assert_eq!(lazy, [(0x10_0000, !expected), (0x10_4000, true)], "{advice:?}");
+        round_trip(&dump);
+    }
+}
+
 #[test]
 fn pages_outside_of_every_mapping_stay() {
     let dir = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use prost::Message;
-use std::{fs, io, ops::Range, os::unix::fs::symlink, path::Path};
+use std::{collections::BTreeMap, fs, io, ops::Range, os::unix::fs::symlink, path::Path};
 
 /// PE_PARENT
 pub const PARENT: u32 = 1;
@@ -73,6 +73,8 @@ pub struct Task {
     pub comm: String,
     /// Mappings.
     pub vmas: Vec<Vma>,
+    /// `vma_entry.madv` of mappings, by where they start.
+    pub advice: BTreeMap<u64, u64>,
     /// Pages, by address.
     pub pages: Vec<Pages>,
     /// Byte addresses of argv.
@@ -141,6 +143,7 @@ impl Task {
             state: 1,
             comm: format!("task-{pid}"),
             vmas: Vec::new(),
+            advice: BTreeMap::new(),
             pages: Vec::new(),
             args: 0..0,
             env: 0..0,
@@ -260,7 +263,7 @@ impl Task {
             flags: v.flags,
             status: v.status,
             fd: -1,
-            madv: None,
+            madv: self.advice.get(&v.start).copied(),
             fdflags: None,
         };
         MmEntry {
