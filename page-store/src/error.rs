@@ -56,6 +56,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// A temporary file failed: it has no name, so its folder is told, and how to have another.
+    pub(crate) fn temporary_file(source: std::io::Error) -> Self {
+        let folder = tempfile::env::temp_dir();
+        Self::Io { object: format!("temporary file in {} (TMPDIR names another folder)", folder.display()), source }
+    }
+
     /// Whether the same request may succeed later or elsewhere.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Corrupt { .. })

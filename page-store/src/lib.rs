@@ -15,6 +15,7 @@ mod model;
 mod names;
 pub mod pack;
 pub mod raw;
+mod scratch;
 mod slim;
 pub mod slim_writer;
 mod store;
@@ -27,6 +28,7 @@ pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
 };
 pub use model::{Digest, FRAME_BYTES, FRAME_PAGES, Frame, FrameInfo, FrameNumber, Location, PageNumber, Run};
+pub use scratch::ScratchDir;
 pub use slim::{SlimDump, checkpoint_id};
 pub use store::Store;
 

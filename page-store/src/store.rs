@@ -130,7 +130,7 @@ impl Store {
     pub async fn slim(&self) -> Result<SlimDump> {
         let object = &self.manifest.slim.object;
         let name = self.backend.describe(&object.object);
-        let temporary = |source| Error::Io { object: "temporary file".into(), source };
+        let temporary = Error::temporary_file;
         let file = blocking(move || tempfile::tempfile().map_err(temporary)).await?;
         let mut file = tokio::fs::File::from_std(file);
         let mut hasher = blake3::Hasher::new();

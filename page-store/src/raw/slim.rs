@@ -17,7 +17,7 @@ pub(super) struct Slim {
 
 /// Makes it, with the tripwire.
 pub(super) fn make(checkpoint: &Checkpoint, index: &[IndexObject]) -> Result<Slim> {
-    let temporary = |source| Error::Io { object: "temporary file".into(), source };
+    let temporary = Error::temporary_file;
     let file = tempfile::tempfile().map_err(temporary)?;
     let out = Hashed { out: BufWriter::with_capacity(128 << 10, file), hasher: blake3::Hasher::new(), len: 0 };
     let mut archive = SlimArchiveWriter::new(out).map_err(temporary)?;

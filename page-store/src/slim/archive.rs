@@ -73,7 +73,7 @@ pub(super) fn resolve(name: &str, target: &str) -> String {
 
 /// Unpacks `archive` (its name is for messages) into an unlinked temporary file; an error if contents are not `unpacked` bytes together.
 pub(super) fn index(archive: &str, bytes: File, unpacked: u64) -> Result<(File, Members)> {
-    let temporary = |source| Error::Io { object: "temporary file".into(), source };
+    let temporary = Error::temporary_file;
     let mut bytes = bytes;
     bytes.rewind().map_err(temporary)?;
     let content = tempfile::tempfile().map_err(temporary)?;
@@ -213,7 +213,7 @@ impl<R: Read> TarReader<'_, R> {
             let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             self.fill(&mut buffer[..take])?;
             let written = self.content.write_all(&buffer[..take]);
-            written.map_err(|source| Error::Io { object: "temporary file".into(), source })?;
+            written.map_err(Error::temporary_file)?;
             left -= take as u64;
         }
         self.written += len;

@@ -1,7 +1,7 @@
 //! Writes a slim dump to a directory.
 
 use super::{MemberKind, SlimDump};
-use crate::{Error, Result};
+use crate::{Error, Result, ScratchDir};
 use std::{
     fs::{self, OpenOptions, Permissions},
     io,
@@ -33,19 +33,12 @@ pub(super) fn unpack(slim: &SlimDump, dir: &Path) -> Result<()> {
         None => dir.to_owned(),
     };
     let beside = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new()
-        .prefix(".pageferry-slim-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir_in(beside)
-        .map_err(failed(beside))?;
+    let temporary = ScratchDir::create(beside, ".pageferry-slim-").map_err(failed(beside))?;
     write_members(slim, temporary.path())?;
     if let Some(permissions) = before {
         fs::set_permissions(temporary.path(), permissions).map_err(failed(temporary.path()))?;
     }
-    fs::rename(temporary.path(), &real).map_err(failed(dir))?;
-    // It has another name now; there is nothing left to remove.
-    let _ = temporary.keep();
-    Ok(())
+    temporary.rename(&real).map_err(failed(dir))
 }
 
 fn write_members(slim: &SlimDump, to: &Path) -> Result<()> {

@@ -134,18 +134,15 @@ fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(at(path))
 }
 
-impl ObjectSink for LocalSink {
-    fn begin(&self) -> Result<Box<dyn ObjectWriter>> {
-        let file = tempfile::Builder::new()
-            .prefix("object-")
-            .make_in(self.incoming(), |path| File::create_new(path))
-            .map_err(at(self.incoming()))?;
-        let (file, path) = file.into_parts();
-        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Box::new(LocalObject { file, path, root: self.root.clone(), shared: self.shared.clone() }))
+impl LocalSink {
+    /// Whether `checkpoint.json` is in its place.
+    pub fn is_committed(&self) -> bool {
+        self.shared.made().committed
     }
 
-    fn commit(&self, manifest: &[u8]) -> Result<()> {
+    /// As [`ObjectSink::commit`]; `before` runs when only the rename that makes the store visible is left to do, and an error of
+    /// it prevents that.
+    pub fn commit_after(&self, manifest: &[u8], before: impl FnOnce() -> Result<()>) -> Result<()> {
         let target = self.root.join(MANIFEST_NAME);
         let parsed = Manifest::parse(&target.display().to_string(), manifest)?;
         self.shared.sync()?;
@@ -162,6 +159,7 @@ impl ObjectSink for LocalSink {
             file.sync_all()
         };
         write().map_err(at(&growing))?;
+        before()?;
         fs::rename(&growing, &target).map_err(at(&target))?;
         // From here on it is a store; what fails now is said, but nothing is taken back.
         let made = {
@@ -175,6 +173,22 @@ impl ObjectSink for LocalSink {
         }
         self.prune(&parsed);
         Ok(())
+    }
+}
+
+impl ObjectSink for LocalSink {
+    fn begin(&self) -> Result<Box<dyn ObjectWriter>> {
+        let file = tempfile::Builder::new()
+            .prefix("object-")
+            .make_in(self.incoming(), |path| File::create_new(path))
+            .map_err(at(self.incoming()))?;
+        let (file, path) = file.into_parts();
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        Ok(Box::new(LocalObject { file, path, root: self.root.clone(), shared: self.shared.clone() }))
+    }
+
+    fn commit(&self, manifest: &[u8]) -> Result<()> {
+        self.commit_after(manifest, || Ok(()))
     }
 }
 
