@@ -5,7 +5,7 @@ mod pages;
 
 use crate::{
     Meter, Stop, human,
-    output::OutputDir,
+    output::{OutputDir, sync_tree},
     retry::{open_store, with_retries},
 };
 use anyhow::{Context, Result, bail};
@@ -90,9 +90,10 @@ async fn run(options: &JoinOptions, meter: &Meter) -> Result<JoinReport> {
     for file in &files {
         let path = root.join(&file.name);
         let made = make(file, &path, &slim, &store, &mut frames, meter).await;
-        made.with_context(|| format!("cannot make {}", file.name))?;
+        let needs = human::bytes(bytes);
+        made.with_context(|| format!("cannot make {} ({needs} in all)", options.out.join(&file.name).display()))?;
     }
-    sync_folders(&root).with_context(|| root.display().to_string())?;
+    sync_tree(&root).with_context(|| root.display().to_string())?;
     out.finish()?;
     meter.end();
     Ok(JoinReport {
@@ -127,7 +128,7 @@ async fn make(
         Content::Symlink { target } => symlink(target, path)?,
         Content::Copy { member, len, mode } => {
             let mut out = Output::create(path, *mode)?;
-            copy(slim, member, 0, *len, &mut out, meter)?;
+            copy(slim, member, 0, *len, &mut out, meter).await?;
             out.finish()?;
         }
         Content::Pages { pid, len, mode, pieces } => {
@@ -145,8 +146,8 @@ async fn make(
     Ok(())
 }
 
-/// Copies a part of a member of the slim dump.
-fn copy(slim: &SlimDump, member: &str, offset: u64, len: u64, out: &mut impl Write, meter: &Meter) -> Result<()> {
+/// Copies a part of a member of the slim dump. Shared memory is in there, which may be large: it pauses for whoever wants to stop.
+async fn copy(slim: &SlimDump, member: &str, offset: u64, len: u64, out: &mut impl Write, meter: &Meter) -> Result<()> {
     let Some(file) = slim.open(member)? else { bail!("the slim dump has no {member}") };
     let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(BUFFER)];
     let mut done = 0;
@@ -156,6 +157,7 @@ fn copy(slim: &SlimDump, member: &str, offset: u64, len: u64, out: &mut impl Wri
         out.write_all(&buffer[..take])?;
         done += take as u64;
         meter.advance(take as u64);
+        tokio::task::yield_now().await;
     }
     Ok(())
 }
@@ -192,16 +194,6 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-fn sync_folders(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_folders(&entry.path())?;
-        }
-    }
-    File::open(folder)?.sync_all()
 }
 
 const _: () = assert!((BUFFER as u64).is_multiple_of(PAGE_SIZE));

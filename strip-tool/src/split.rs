@@ -3,7 +3,7 @@
 mod slim_dir;
 
 use crate::{Meter, Stop, human};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use criu_images::{Checkpoint, ImageDir, PAGE_SIZE};
 use page_store::{
     Manifest,
@@ -174,10 +174,7 @@ pub fn split(options: &SplitOptions, meter: &Meter, stop: &Stop) -> Result<Split
         None => write(&checkpoint, &sink, options, meter, stop)?,
         Some(dir) => {
             let with_slim = WithSlimDir::create(&sink, dir)?;
-            let manifest = write(&checkpoint, &with_slim, options, meter, stop)?;
-            let kept = || format!("the store {} is complete, but its slim dump", options.store.display());
-            with_slim.finish().with_context(kept)?;
-            manifest
+            write(&checkpoint, &with_slim, options, meter, stop)?
         }
     };
     meter.end();

@@ -1,18 +1,13 @@
-//! Runs that do not come to their end: nothing is left that looks like a result. Some of it needs root.
+//! Runs that a signal ends at a certain stage: nothing is left that looks like a result.
 
 mod common;
 
 use common::*;
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, geteuid},
+    unistd::Pid,
 };
-use std::{
-    fs,
-    os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    process::{Child, Command},
-};
+use std::{fs, os::unix::process::ExitStatusExt, path::Path, process::Child};
 
 fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
@@ -92,7 +87,7 @@ fn join_stopped_by_a_signal_leaves_nothing() {
     let (dump, store, out) = (noisy(dir.path(), PAGES), dir.path().join("store"), dir.path().join("out"));
     succeed(&mut split(&dump, &store));
     let before = names(dir.path());
-    let begun = || names(dir.path()).iter().any(|name| name.starts_with(".out."));
+    let begun = || names(dir.path()).iter().any(|name| name.starts_with(".pageferry-out-"));
     let child = start(&mut join(store.to_str().unwrap(), &out), begun);
     signal(&child, Signal::SIGINT);
     let output = child.wait_with_output().unwrap();
@@ -100,62 +95,39 @@ fn join_stopped_by_a_signal_leaves_nothing() {
     assert_eq!(names(dir.path()), before);
 }
 
-/// A file system of its own, so small that it fills.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: PathBuf, mebibytes: u32) -> Self {
-        assert!(geteuid().is_root(), "this test mounts a small file system, which needs root");
-        fs::create_dir(&path).unwrap();
-        let size = format!("size={mebibytes}m");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "pageferry-test"]).arg(&path).status();
-        assert!(mount.unwrap().success());
-        Self(path)
+/// What stands in the way of the very last step is seen only there.
+#[test]
+fn the_slim_dump_and_the_store_appear_both_or_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dump, store, slim) = (noisy(dir.path(), PAGES / 4), dir.path().join("store"), dir.path().join("slim"));
+    let before = names(dir.path());
+    for obstacle in [slim.join("file"), store.join("checkpoint.json/file")] {
+        let child = start(split(&dump, &store).arg("--slim").arg(&slim), || growing(&store));
+        fs::create_dir_all(obstacle.parent().unwrap()).unwrap();
+        fs::write(&obstacle, "").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let place = obstacle.parent().unwrap();
+        assert!(said(&output).contains(place.to_str().unwrap()), "{}", said(&output));
+        assert_eq!(names(place), ["file"], "it is not ours");
+        fs::remove_dir_all(place).unwrap();
+        let _ = fs::remove_dir(&store);
+        assert_eq!(names(dir.path()), before);
     }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
-        assert!(std::thread::panicking() || unmounted.unwrap().success());
-    }
+    succeed(split(&dump, &store).arg("--slim").arg(&slim));
 }
 
 #[test]
-fn a_full_disk_leaves_nothing() {
+fn what_a_killed_join_left_is_gone_after_the_next() {
     let dir = tempfile::tempdir().unwrap();
-    let dump = noisy(dir.path(), 20_000);
-    let store = dir.path().join("store");
+    let (dump, store, out) = (noisy(dir.path(), PAGES / 4), dir.path().join("store"), dir.path().join("out"));
     succeed(&mut split(&dump, &store));
-    // Sizes at which it fills while the first pack, the second pack, the index, the slim dump are written.
-    for mebibytes in [1, 40, 70, 78] {
-        let disk = SmallDisk::mount(dir.path().join("disk"), mebibytes);
-        let said = fail(&mut split(&dump, &disk.0.join("store")));
-        assert!(said.contains("disk is full") && said.contains("No space left"), "{said}");
-        assert_eq!(names(&disk.0), [""; 0]);
-        let said = fail(&mut split(&dump, &disk.0));
-        assert!(said.contains("disk is full"), "{said}");
-        assert_eq!(names(&disk.0), [""; 0]);
-        let said = fail(&mut join(store.to_str().unwrap(), &disk.0.join("out")));
-        assert!(said.contains("disk is full"), "{said}");
-        assert_eq!(names(&disk.0), [""; 0]);
-        drop(disk);
-        fs::remove_dir(dir.path().join("disk")).unwrap();
-    }
-}
-
-#[test]
-fn a_disk_without_room_for_the_slim_dump_takes_back_the_store() {
-    let dir = tempfile::tempdir().unwrap();
-    // Shared memory stays in the slim dump: 8 MiB of it.
-    let pages = vec![criu_images::testing::Pages::here(0, 2000)];
-    let task = criu_images::testing::Task::new(1).anonymous(0x1000_0000, 8);
-    let task = task.pages(criu_images::testing::Pages::here(0x1000_0000, 8));
-    let dump = dir.path().join("dump");
-    criu_images::testing::Dump::new().task(task).shared(3, pages).write(&dump).unwrap();
-    let disk = SmallDisk::mount(dir.path().join("disk"), 1);
-    let store = dir.path().join("store");
-    let said = fail(split(&dump, &store).arg("--slim").arg(disk.0.join("slim")));
-    assert!(said.contains("disk is full"), "{said}");
-    assert_eq!((store.exists(), names(&disk.0).len()), (false, 0));
+    let begun = || names(dir.path()).iter().any(|name| name.starts_with(".pageferry-out-"));
+    let mut child = start(&mut join(store.to_str().unwrap(), &out), begun);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(begun() && !out.exists());
+    succeed(&mut join(store.to_str().unwrap(), &out));
+    assert_eq!(names(dir.path()), ["large", "out", "store"]);
+    assert_same(&dump, &out);
 }

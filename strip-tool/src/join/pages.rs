@@ -24,7 +24,7 @@ pub(super) struct PagesWriter<'a> {
 impl PagesWriter<'_> {
     pub(super) async fn write(&mut self, piece: &Piece, out: &mut impl Write) -> Result<()> {
         match *piece {
-            Piece::Slim { offset, len } => copy(self.slim, self.name, offset, len, out, self.meter),
+            Piece::Slim { offset, len } => copy(self.slim, self.name, offset, len, out, self.meter).await,
             Piece::Store { range } => {
                 let mut done = 0;
                 while done < range.pages() {
@@ -50,8 +50,12 @@ impl PagesWriter<'_> {
             match run.location {
                 Location::Zero => {
                     // Written, not skipped: a pages file with holes means something else to CRIU.
-                    for _ in 0..run.range.pages() {
+                    for page in 0..run.range.pages() {
                         out.write_all(&ZERO_PAGE)?;
+                        // As often as where pages have bytes: whoever wants to stop is heard.
+                        if page % FRAME_PAGES == 0 {
+                            tokio::task::yield_now().await;
+                        }
                     }
                 }
                 Location::Page(first) => self.pages(first, run.range.pages(), out).await?,

@@ -1,6 +1,7 @@
-//! Unpacks the slim dump just before the store becomes visible, so that both are there in the end or neither is.
+//! Puts the slim dump in its place just before the store becomes visible, so that both are there in the end or neither is. (A run
+//! that is killed between these two renames leaves the slim dump alone.)
 
-use crate::output::OutputDir;
+use crate::output::{OutputDir, sync_tree};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use page_store::{
     Backend, ByteStream, Error, LocalBackend, MANIFEST_NAME, Store,
     write::{LocalSink, ObjectSink, ObjectWriter},
 };
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{cell::Cell, ops::Range, path::Path, sync::Arc};
 
 /// A sink that unpacks the slim dump when it is told to commit.
 pub(super) struct WithSlimDir<'a> {
@@ -19,11 +20,6 @@ pub(super) struct WithSlimDir<'a> {
 impl<'a> WithSlimDir<'a> {
     pub(super) fn create(inner: &'a LocalSink, dir: &Path) -> Result<Self> {
         Ok(Self { inner, dir: OutputDir::create(dir).context("the slim dump")? })
-    }
-
-    /// After the commit: puts the slim dump in its place.
-    pub(super) fn finish(self) -> Result<()> {
-        self.dir.finish()
     }
 }
 
@@ -39,7 +35,18 @@ impl ObjectSink for WithSlimDir<'_> {
         let unpack = async { Store::from_backend(to_be).await?.slim().await?.unpack(&target) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(|source| Error::Io { object: "runtime".into(), source })?.block_on(unpack)?;
-        self.inner.commit(manifest)
+        sync_tree(&target).map_err(|source| Error::Io { object: target.display().to_string(), source })?;
+        let in_place = Cell::new(false);
+        let place = || {
+            self.dir.finish().map_err(|source| Error::Io { object: "the slim dump".into(), source })?;
+            in_place.set(true);
+            Ok(())
+        };
+        let committed = self.inner.commit_after(manifest, place);
+        if in_place.get() && !self.inner.is_committed() {
+            self.dir.take_back();
+        }
+        committed
     }
 }
 

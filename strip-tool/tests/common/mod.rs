@@ -1,6 +1,7 @@
 //! What the tests of `pageferry-strip` share: checkpoints of any size, the real program, a static web server.
 #![allow(dead_code)]
 
+pub(crate) mod disk;
 pub(crate) mod http;
 
 use criu_images::{
