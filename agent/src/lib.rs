@@ -27,7 +27,6 @@ mod placement;
 mod progress;
 mod rate;
 pub mod restore;
-mod scratch;
 pub mod status;
 pub mod uffd;
 

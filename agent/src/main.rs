@@ -11,7 +11,14 @@ use pageferry_agent::{
     lazy_pages, restore,
 };
 use std::{
-    ffi::OsString, fs::File, io::IsTerminal, os::fd::RawFd, path::Path, process::ExitCode, sync::Mutex, time::Instant,
+    ffi::OsString,
+    fs::File,
+    io::{self, IsTerminal},
+    os::fd::RawFd,
+    path::Path,
+    process::ExitCode,
+    sync::Mutex,
+    time::Instant,
 };
 
 fn main() -> ExitCode {
@@ -27,9 +34,24 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pageferry-agent: {error:#}");
-            ExitCode::FAILURE
+            if is_disk_full(&error) {
+                eprintln!(
+                    "The disk is full: make room, or name other places with TMPDIR, --images-dir and --work-dir."
+                );
+            }
+            ExitCode::from(code(&error))
         }
     }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let stopped = error.downcast_ref::<restore::Stopped>();
+    stopped.and_then(|stopped| u8::try_from(128 + stopped.signal).ok()).unwrap_or(1)
+}
+
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.into_iter().any(|kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 fn run(cli: Cli, words: &[OsString], take_over: Option<RawFd>, started: Instant) -> Result<()> {
@@ -79,7 +101,7 @@ fn guarded(
         }
     };
     let outcome = also_to_log_file(args, work(guarded.clone(), left));
-    guarded.ends(u8::from(outcome.is_err()));
+    guarded.ends(outcome.as_ref().err().map_or(0, code));
     outcome
 }
 

@@ -6,27 +6,44 @@ use crate::{
     early::Early,
     guard::{Guarded, Left, Word},
     lazy_pages::{Pager, Setting, began, open_store, reopen_store, runtime},
-    scratch::Scratch,
     status::Status,
 };
 use anyhow::{Context, Result};
+use criu_images::ImageDir;
+use futures::FutureExt;
+use page_store::{ScratchDir, Store};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
-use tokio::process::Child;
+use tokio::{
+    process::Child,
+    signal::unix::{SignalKind, signal},
+};
+
+const SCRATCH: &str = ".pageferry-restore-";
+
+/// The error of a restore that a signal ended before CRIU was there. (Later ones make the pager hurry: a process that lacks memory is no
+/// place to stop at.)
+#[derive(Debug, thiserror::Error)]
+#[error("stopped before CRIU was started; nothing was restored")]
+pub struct Stopped {
+    /// Number of the signal.
+    pub signal: i32,
+}
 
 /// The folders of a restore.
 struct Folders {
     images_dir: PathBuf,
     work_dir: PathBuf,
     /// Lives until the end: the slim dump, unless the user wants to keep it, the socket, CRIU's log.
-    _scratch: Scratch,
+    _scratch: ScratchDir,
 }
 
 impl Folders {
-    fn new(args: &RestoreArgs, scratch: Scratch) -> Self {
+    fn new(args: &RestoreArgs, scratch: ScratchDir, guarded: &Guarded) -> Self {
+        guarded.keep(Word::Scratch, &scratch);
         Self {
             images_dir: args.images_dir.clone().unwrap_or_else(|| scratch.path().join("slim")),
             work_dir: args.pager.work_dir.clone().unwrap_or_else(|| scratch.path().to_path_buf()),
@@ -57,18 +74,58 @@ pub fn run(args: RestoreArgs, started: Instant, guarded: Guarded, left: Option<L
 }
 
 async fn begin(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> Result<()> {
-    let store = open_store(&args.store, args.pager.http_version(), status).await?;
-    let scratch = Scratch::make()?;
-    guarded.keep(Word::Scratch, &scratch);
-    let folders = Folders::new(args, scratch);
-    let early = Early::start(&store, &args.pager)?;
-    let slim = store.slim().await.context("fetching the slim dump")?;
-    let images_dir = &folders.images_dir;
-    slim.unpack(images_dir).with_context(|| format!("unpacking the slim dump to {}", images_dir.display()))?;
-    drop(slim);
-    let pager = Pager::start(store, early, folders.setting(args, status, guarded)).await?;
-    let criu = criu::start(args, images_dir, &folders.work_dir, guarded)?;
+    let stopped = stopped()?;
+    tokio::pin!(stopped);
+    let (folders, pager) = tokio::select! {
+        biased;
+        stopped = &mut stopped => return Err(stopped.into()),
+        prepared = prepare(args, status, guarded) => prepared?,
+    };
+    // It may have come while nobody looked.
+    if let Some(stopped) = stopped.as_mut().now_or_never() {
+        pager.news_of_criu()();
+        let _ = pager.finish(false, true).await;
+        return Err(stopped.into());
+    }
+    let criu = criu::start(args, &folders.images_dir, &folders.work_dir, guarded)?;
     with_criu(args, pager, criu, &folders.work_dir).await
+}
+
+/// Done when SIGINT or SIGTERM comes; caught from now on.
+fn stopped() -> Result<impl Future<Output = Stopped>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        let kind = tokio::select! {
+            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = terminate.recv() => SignalKind::terminate(),
+        };
+        Stopped { signal: kind.as_raw_value() }
+    })
+}
+
+/// Everything that CRIU needs to be there.
+async fn prepare(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> Result<(Folders, Pager)> {
+    let store = open_store(&args.store, args.pager.http_version(), status).await?;
+    let temporary = std::env::temp_dir();
+    let scratch = ScratchDir::create(&temporary, SCRATCH)
+        .with_context(|| format!("making a folder in {} (TMPDIR names another place)", temporary.display()))?;
+    let folders = Folders::new(args, scratch, guarded);
+    let early = Early::start(&store, &args.pager)?;
+    unpack_slim_dump(&store, &folders.images_dir).await?;
+    let pager = Pager::start(store, early, folders.setting(args, status, guarded)).await?;
+    Ok((folders, pager))
+}
+
+/// Unpacks the slim dump, unless a run before this one has left it there.
+async fn unpack_slim_dump(store: &Store, images_dir: &Path) -> Result<()> {
+    let there = ImageDir::open(images_dir).ok().and_then(|images| page_store::checkpoint_id(&images).ok()).flatten();
+    if there.is_some_and(|id| id == store.manifest().checkpoint_id) {
+        tracing::info!("{} has the slim dump already", images_dir.display());
+        return Ok(());
+    }
+    let slim = store.slim().await.context("fetching the slim dump")?;
+    slim.unpack(images_dir).with_context(|| format!("unpacking the slim dump to {}", images_dir.display()))
 }
 
 async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: &Path) -> Result<()> {
@@ -89,9 +146,8 @@ async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: 
 
 /// Goes on with what another agent has begun. CRIU was started by that one: what it says is in its log, and on its socket.
 async fn take_over(args: &RestoreArgs, mut left: Left, status: &Arc<Status>, guarded: &Guarded) -> Result<()> {
-    let scratch = Scratch::inherit(left.scratch().context("the scratch folder is gone")?)?;
-    guarded.keep(Word::Scratch, &scratch);
-    let folders = Folders::new(args, scratch);
+    let (path, dir) = left.scratch().context("the scratch folder is gone")?;
+    let folders = Folders::new(args, ScratchDir::adopt(path, dir), guarded);
     let store = reopen_store(&args.store, args.pager.http_version(), &left, status).await;
     let lifeline = left.lifeline.take();
     let begun = left.has_heard_of_criu();

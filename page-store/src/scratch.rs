@@ -5,10 +5,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
 };
-use tempfile::TempDir;
 
 /// Characters behind the prefix. With the prefix they make a name that nobody gives to a folder of his own.
 const RANDOM: usize = 12;
@@ -18,10 +20,11 @@ const ATTEMPTS: usize = 100;
 /// A folder, its owner's alone, removed on drop. It is locked (`flock`) as long as anybody has this value's descriptor.
 #[derive(Debug)]
 pub struct ScratchDir {
-    /// Before the lock: gone before another run can take it for abandoned.
-    dir: TempDir,
-    /// `None` where the file system knows no locks: then nothing is ever taken for abandoned there.
-    _lock: Option<File>,
+    path: PathBuf,
+    /// Whether it has another name now.
+    is_named: bool,
+    /// Open, and locked where the file system knows locks; where it knows none, nothing is ever taken for abandoned.
+    dir: File,
 }
 
 impl ScratchDir {
@@ -36,26 +39,48 @@ impl ScratchDir {
             match lock(dir.path()) {
                 Locked::Ours(lock) if is_at(&lock, dir.path()) => {
                     remove_abandoned(parent, prefix, lock.metadata()?.uid());
-                    return Ok(Self { dir, _lock: Some(lock) });
+                    return Ok(Self::adopt(dir.keep(), lock));
                 }
-                Locked::Unknown => return Ok(Self { dir, _lock: None }),
+                Locked::Unknown => {
+                    let open = File::open(dir.path())?;
+                    return Ok(Self::adopt(dir.keep(), open));
+                }
                 Locked::Ours(_) | Locked::Taken => {}
             }
         }
         Err(io::Error::other(format!("{}: somebody removes folders here as soon as they are made", parent.display())))
     }
 
+    /// Takes over a folder that another process has made, and its descriptor with the lock.
+    pub fn adopt(path: PathBuf, dir: File) -> Self {
+        Self { path, is_named: false, dir }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// Gives it its name, instead of removing it; an empty folder of that name is replaced.
-    pub fn rename(self, to: &Path) -> io::Result<()> {
-        fs::rename(self.dir.path(), to)?;
-        // There is nothing left to remove under the old name.
-        let _ = self.dir.keep();
+    pub fn rename(mut self, to: &Path) -> io::Result<()> {
+        fs::rename(&self.path, to)?;
+        self.is_named = true;
         Ok(())
+    }
+}
+
+impl AsFd for ScratchDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        if !self.is_named {
+            // Before the lock goes: nobody takes it for abandoned meanwhile. What cannot be removed is left to the next run.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -118,9 +143,9 @@ mod tests {
     }
 
     /// What a killed run leaves: the folder stays, the lock goes.
-    fn abandon(scratch: ScratchDir) -> String {
-        let path = scratch.dir.keep();
-        path.file_name().unwrap().to_str().unwrap().into()
+    fn abandon(mut scratch: ScratchDir) -> String {
+        scratch.is_named = true;
+        scratch.path.file_name().unwrap().to_str().unwrap().into()
     }
 
     #[test]

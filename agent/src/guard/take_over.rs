@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{UnixAddr, getsockname};
 use std::{
     ffi::OsString,
+    fs::File,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -94,8 +95,10 @@ impl Left {
     }
 
     /// The folder that `restore` works in.
-    pub(crate) fn scratch(&self) -> Option<PathBuf> {
-        nix::fcntl::readlink(link(self.scratch.as_ref()?.as_raw_fd()).as_path()).ok().map(PathBuf::from)
+    pub(crate) fn scratch(&mut self) -> Option<(PathBuf, File)> {
+        let dir = self.scratch.take()?;
+        let path = nix::fcntl::readlink(format!("/proc/self/fd/{}", dir.as_raw_fd()).as_str()).ok()?;
+        Some((path.into(), dir.into()))
     }
 
     /// What an engine begins with.
@@ -120,10 +123,6 @@ fn wait_if_often(header: &Header) {
         std::thread::sleep(pause);
     }
     header.set(Word::TookOver, now());
-}
-
-fn link(fd: RawFd) -> PathBuf {
-    format!("/proc/self/fd/{fd}").into()
 }
 
 /// Descriptors that nobody here has taken over, and that are not standard streams.
