@@ -8,7 +8,7 @@ mod spool;
 mod spools;
 
 pub use buffers::{Buffer, Buffers};
-pub use http::{HttpBackend, HttpVersion};
+pub use http::{Deadlines, HttpBackend, HttpVersion};
 pub use local::LocalBackend;
 pub(crate) use local::{blocking, check_limit, stream_range};
 
@@ -65,7 +65,7 @@ pub async fn read_range(backend: &dyn Backend, object: &str, range: Range<u64>) 
 fn short(object: String, range: &Range<u64>, got: u64) -> Error {
     let wanted = range.end - range.start;
     let problem = format!("bytes {}-{}: {got} bytes came, {wanted} were asked for", range.start, range.end - 1);
-    Error::Unavailable { object, problem }
+    Error::unavailable(object, problem)
 }
 
 /// A range that no object has: empty or reversed. A mistake of the caller's, or an index that lies.

@@ -1,5 +1,7 @@
 //! One error for everything that can be wrong with a store.
 
+use std::time::Duration;
+
 /// Result of reading or writing a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,6 +22,8 @@ pub enum Error {
         object: String,
         /// What happened.
         problem: String,
+        /// When to try again.
+        retry: Retry,
     },
     /// A file of this machine could not be read or written.
     #[error("{object}: {source}")]
@@ -55,11 +59,37 @@ pub enum Error {
     Images(#[from] criu_images::Error),
 }
 
+/// What a failure says about the next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// Nothing: as soon as the caller sees fit.
+    #[default]
+    Soon,
+    /// Nobody answered there, not even to refuse the request: what else is asked from this host will fail as well.
+    Unreachable,
+    /// The host asked for so long a pause (`Retry-After`).
+    After(Duration),
+}
+
 impl Error {
     /// A temporary file failed: it has no name, so its folder is told, and how to have another.
     pub(crate) fn temporary_file(source: std::io::Error) -> Self {
         let folder = tempfile::env::temp_dir();
         Self::Io { object: format!("temporary file in {} (TMPDIR names another folder)", folder.display()), source }
+    }
+
+    /// An object that could not be had just now.
+    pub fn unavailable(object: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Unavailable { object: object.into(), problem: problem.into(), retry: Retry::Soon }
+    }
+
+    /// What the failure says about the next attempt.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable { retry, .. } => *retry,
+            _ => Retry::Soon,
+        }
     }
 
     /// Whether the same request may succeed later or elsewhere.

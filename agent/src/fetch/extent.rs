@@ -168,8 +168,5 @@ impl Timer {
 }
 
 fn too_slow(frame: FrameNumber) -> Error {
-    Error::Unavailable {
-        object: format!("frame {}", frame.0),
-        problem: format!("no answer within {} s", ATTEMPT.as_secs()),
-    }
+    Error::unavailable(format!("frame {}", frame.0), format!("no answer within {} s", ATTEMPT.as_secs()))
 }

@@ -221,7 +221,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         // The runtime is going away.
-        Err(e) => Err(Error::Unavailable { object: "local file".into(), problem: e.to_string() }),
+        Err(e) => Err(Error::unavailable("local file", e.to_string())),
     }
 }
 

@@ -1,13 +1,18 @@
 //! What an HTTP answer means: which statuses are which errors, and which bytes a body holds.
 
-use crate::{Error, Result};
-use http::{HeaderMap, StatusCode, header};
-use std::ops::Range;
+use crate::{Error, Result, Retry};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 /// Bytes of an error's body that are read for the message.
 pub(super) const MAX_EXPLANATION: usize = 2048;
 /// Characters of it that are shown.
 const MAX_SHOWN: usize = 200;
+/// Longest pause that a host may ask for. Threads wait for their pages meanwhile, and a clock that is wrong would have them wait for hours.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// The error that an unwelcome status means; `body` is what came with it.
 pub(super) fn status_error(object: String, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
@@ -24,14 +29,32 @@ pub(super) fn status_error(object: String, status: StatusCode, headers: &HeaderM
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             Error::Unsupported { object, what: format!("{problem}; the host does not let us read it") }
         }
+        // A part though all of it was asked for: a cache that mixes up its answers.
+        StatusCode::PARTIAL_CONTENT => Error::unavailable(object, "a 206 came, though no range was asked for"),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Error::Unavailable { object, problem }
+            Error::Unavailable { object, problem, retry: retry_after(headers, SystemTime::now()) }
         }
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
-            Error::Unavailable { object, problem }
+            Error::Unavailable { object, problem, retry: retry_after(headers, SystemTime::now()) }
         }
         _ => Error::Unsupported { object, what: format!("{problem}; is this a page store?") },
     }
+}
+
+/// The pause that a host asks for, in seconds or until a date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
+    let value = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::trim);
+    let pause = value.and_then(|value| match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // A date that is past asks for no pause.
+        Err(_) => Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()),
+    });
+    pause.map_or(Retry::Soon, |pause| Retry::After(pause.min(MAX_RETRY_AFTER)))
+}
+
+/// The answer's ETag if it is a strong one: the same one means the same bytes (RFC 9110, section 8.8.1).
+pub(super) fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned()
 }
 
 /// The first words of an error's body, if it is text meant for people.
@@ -56,7 +79,8 @@ pub(super) fn check_coding(object: &str, headers: &HeaderMap) -> Result<()> {
             let what = format!(
                 "comes with content coding {coding:?}, though none was asked for; turn compression off for page stores on this host"
             );
-            Err(Error::Unsupported { object: object.into(), what })
+            // Not for good: an edge of a CDN may hold a coded copy that another does not.
+            Err(Error::unavailable(object, what))
         }
     }
 }
@@ -68,7 +92,7 @@ pub(super) fn is_html(headers: &HeaderMap) -> bool {
 
 /// How many bytes of a body come before the range that was asked for.
 pub(super) fn skip_of(object: &str, status: StatusCode, headers: &HeaderMap, range: &Range<u64>) -> Result<u64> {
-    let wrong = |problem: String| Error::Unavailable { object: object.into(), problem };
+    let wrong = |problem: String| Error::unavailable(object, problem);
     let content_length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if status == StatusCode::OK {
         // The whole object.
@@ -98,7 +122,7 @@ pub(super) fn skip_of(object: &str, status: StatusCode, headers: &HeaderMap, ran
 }
 
 /// `bytes 5-9/100` as (5, 10, 100); the total may be `*`.
-fn content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
+pub(super) fn content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
     let (unit, rest) = value.trim().split_once(' ')?;
     let (span, total) = rest.trim().split_once('/')?;
     let (start, last) = span.split_once('-')?;
@@ -150,6 +174,38 @@ mod tests {
             let error = status_error("x".into(), status, &HeaderMap::new(), b"");
             assert_eq!(error.is_transient(), transient, "{error}");
         }
+    }
+
+    #[test]
+    fn a_pause_is_given_in_seconds_or_as_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let after = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers, now)
+        };
+        let seconds = |n| Retry::After(Duration::from_secs(n));
+        assert_eq!(after("0"), seconds(0));
+        assert_eq!(after(" 7 "), seconds(7));
+        assert_eq!(after("86400"), Retry::After(MAX_RETRY_AFTER));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:47 GMT"), seconds(10));
+        assert_eq!(after("Sunday, 06-Nov-94 08:49:40 GMT"), seconds(3));
+        assert_eq!(after("Sun, 06 Nov 1994 07:00:00 GMT"), seconds(0));
+        assert_eq!(after("Sun, 13 Nov 1994 08:49:37 GMT"), Retry::After(MAX_RETRY_AFTER));
+        for bad in ["", "soon", "-1", "1.5", "99999999999999999999"] {
+            assert_eq!(after(bad), Retry::Soon, "{bad}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), Retry::Soon);
+    }
+
+    #[test]
+    fn only_strong_etags_count() {
+        let tag = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ETAG, value.parse().unwrap());
+            strong_etag(&headers).is_some()
+        };
+        assert!(tag("\"x\"") && !tag("W/\"x\"") && !tag("x"));
     }
 
     #[test]

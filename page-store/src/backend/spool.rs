@@ -150,8 +150,9 @@ impl<F: FnOnce(Range<u64>) -> BoxFuture<'static, Result<ByteStream>>> Reader<F> 
             }
             end => {
                 let stopped = "the download was stopped".into();
-                let problem = if let Some(End::Broken(problem)) = end { problem.as_ref().into() } else { stopped };
-                Err(Error::Unavailable { object: self.name.clone(), problem })
+                let problem: String =
+                    if let Some(End::Broken(problem)) = end { problem.as_ref().into() } else { stopped };
+                Err(Error::unavailable(self.name.clone(), problem))
             }
         }
     }

@@ -110,10 +110,8 @@ fn pack_of<'a>(store: &'a Store, info: &FrameInfo) -> Option<&'a PackObject> {
 impl Extent {
     /// The stored bytes of a frame; without a copy if they arrived in one piece.
     async fn take(&mut self, info: &FrameInfo, name: &impl Fn() -> String) -> Result<Bytes> {
-        let short = || Error::Unavailable {
-            object: name(),
-            problem: format!("the answer ends before byte {}", info.offset + u64::from(info.stored_len)),
-        };
+        let end = info.offset + u64::from(info.stored_len);
+        let short = || Error::unavailable(name(), format!("the answer ends before byte {end}"));
         // Frames may lie apart (the index allows it); what is between them is passed over.
         while self.at < info.offset {
             if self.arrived.is_empty() {

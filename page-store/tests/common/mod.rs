@@ -179,7 +179,7 @@ impl Backend for MemoryBackend {
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream> {
         use futures::StreamExt;
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let short = |problem: &str| Error::Unavailable { object: self.describe(object), problem: problem.into() };
+        let short = |problem: &str| Error::unavailable(self.describe(object), problem);
         let bytes =
             self.object(object)?.get(range.start as usize..range.end as usize).ok_or_else(|| short("too short"))?;
         if bytes.is_empty() {

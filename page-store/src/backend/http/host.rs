@@ -1,0 +1,155 @@
+//! One request to one host, and what its head means.
+
+use super::{
+    Deadlines,
+    body::{Resuming, chunks},
+};
+use crate::{
+    Error, Result, Retry,
+    backend::response::{MAX_EXPLANATION, check_coding, is_html, status_error, strong_etag},
+    names,
+};
+use futures::StreamExt;
+use http::{HeaderValue, StatusCode, header};
+use reqwest::{Client, Response};
+use std::{ops::Range, time::Duration};
+use tokio::time::timeout;
+use url::Url;
+
+/// For the body of an error: it is only explanation.
+const EXPLANATION: Duration = Duration::from_secs(2);
+
+/// What is asked for: all of an object, or its bytes from some place on.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Ask<'a> {
+    pub(super) from: Option<u64>,
+    pub(super) end: Option<u64>,
+    /// Only if the object still has this ETag; else all of it.
+    pub(super) unchanged: Option<&'a HeaderValue>,
+}
+
+impl Ask<'_> {
+    pub(super) fn range(range: &Range<u64>) -> Self {
+        Self { from: Some(range.start), end: Some(range.end), unchanged: None }
+    }
+}
+
+/// Where objects are, and the connections there.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    pub(super) base: Url,
+    pub(super) client: Client,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Host {
+    pub(super) fn describe(&self, object: &str) -> String {
+        let mut text = redacted(&self.base);
+        if !text.ends_with('/') {
+            text.push('/');
+        }
+        text + object
+    }
+
+    fn url(&self, object: &str) -> Result<Url> {
+        let mut url = self.base.clone();
+        match url.path_segments_mut() {
+            Ok(mut path) if names::is_safe(object) => path.pop_if_empty().extend(object.split('/')),
+            _ => {
+                let what = format!("{object:?} is not a name that a store can have");
+                return Err(Error::Unsupported { object: self.describe(""), what });
+            }
+        };
+        Ok(url)
+    }
+
+    /// Sends a request; answers other than success are errors.
+    pub(super) async fn send(&self, object: &str, ask: Ask<'_>) -> Result<Response> {
+        let mut request = self.client.get(self.url(object)?);
+        if let Some(from) = ask.from {
+            let last = ask.end.map_or(String::new(), |end| (end - 1).to_string());
+            request = request.header(header::RANGE, format!("bytes={from}-{last}"));
+        }
+        if let Some(etag) = ask.unchanged {
+            request = request.header(header::IF_RANGE, etag);
+        }
+        let head = timeout(self.deadlines.first_byte, request.send()).await;
+        let late = |_| {
+            let problem = format!("no answer within {} s", self.deadlines.first_byte.as_secs_f32());
+            Error::unavailable(self.describe(object), problem)
+        };
+        let response = head.map_err(late)?.map_err(|e| unavailable(self.describe(object), e))?;
+        let status = response.status();
+        let expected = status == StatusCode::OK || (ask.from.is_some() && status == StatusCode::PARTIAL_CONTENT);
+        if !expected {
+            let headers = response.headers().clone();
+            // A part of what was not asked for explains nothing.
+            let body = if status.is_success() { Vec::new() } else { beginning(response).await };
+            return Err(status_error(self.describe(object), status, &headers, &body));
+        }
+        check_coding(&self.describe(object), response.headers())?;
+        if is_html(response.headers()) {
+            let what = "answers with a web page; is this a page store?".into();
+            return Err(Error::Unsupported { object: self.describe(object), what });
+        }
+        Ok(response)
+    }
+
+    /// The body of an answer with the bytes `range` of an object; the end may not be known.
+    pub(super) fn resuming(&self, object: &str, response: Response, range: Range<u64>) -> Resuming {
+        let etag = strong_etag(response.headers());
+        let body = chunks(response, self.deadlines.stall);
+        Resuming::new(self.clone(), object.to_owned(), etag, range, body)
+    }
+}
+
+/// The beginning of an error's body; what goes wrong while it is read does not matter.
+async fn beginning(response: Response) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut body = chunks(response, EXPLANATION);
+    while let Some(Ok(chunk)) = body.next().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() >= MAX_EXPLANATION {
+            break;
+        }
+    }
+    bytes
+}
+
+fn unavailable(object: String, error: reqwest::Error) -> Error {
+    let problem = causes(&error);
+    if error.is_builder() || error.is_redirect() {
+        return Error::Unsupported { object, what: problem };
+    }
+    let retry = if error.is_connect() { Retry::Unreachable } else { Retry::Soon };
+    Error::Unavailable { object, problem, retry }
+}
+
+/// The error and what caused it, without the URL (the message has it already, and a query may hold a signature).
+pub(super) fn causes(error: &reqwest::Error) -> String {
+    if error.is_timeout() && error.is_connect() {
+        return "no connection in time".into();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    let mut text = Vec::new();
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+        text.push(cause.to_string());
+    }
+    // Each layer repeats the one below; the last says it best.
+    let kind = match error {
+        e if e.is_redirect() => "redirects",
+        e if e.is_connect() => "cannot connect",
+        _ => "the connection broke",
+    };
+    text.pop().map_or_else(|| kind.to_owned(), |last| format!("{kind}: {last}"))
+}
+
+/// An address without password, user and query.
+pub(super) fn redacted(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.set_query(None);
+    url.into()
+}
