@@ -49,8 +49,8 @@ impl Backend for CountingBackend {
             .boxed())
     }
 
-    fn forget(&self, object: &str) {
-        self.inner.forget(object);
+    fn forget(&self, object: &str, range: &Range<u64>) {
+        self.inner.forget(object, range);
     }
 
     fn fresh(&self) -> Arc<dyn Backend> {

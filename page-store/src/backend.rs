@@ -6,6 +6,7 @@ mod local;
 mod response;
 mod spool;
 mod spools;
+mod suspects;
 
 pub use buffers::{Buffer, Buffers};
 pub use http::{Deadlines, HttpBackend, HttpVersion};
@@ -33,8 +34,9 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     async fn get(&self, object: &str, limit: u64) -> Result<Bytes>;
     /// Exactly the bytes of `range` (not empty), as they arrive. A body that is shorter, longer, or of another range ends in an error.
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream>;
-    /// Bytes of an object were not what they should be: a copy that is kept of it is not to be used again.
-    fn forget(&self, _object: &str) {}
+    /// Bytes of an object, which came for (a part of) `range`, were not what they should be: a copy that is kept of it is not to be used
+    /// again, here or by caches on the way.
+    fn forget(&self, _object: &str, _range: &Range<u64>) {}
     /// The same objects over connections of their own, so that one kind of traffic cannot queue behind another.
     fn fresh(&self) -> Arc<dyn Backend>;
 }

@@ -145,6 +145,7 @@ impl Store {
         file.flush().await.map_err(temporary)?;
         let file = file.into_std().await;
         if hasher.finalize().to_hex().as_str() != object.blake3 {
+            self.backend.forget(&object.object, &(0..object.size));
             return Err(Error::Corrupt {
                 object: name,
                 place: "digest".into(),
@@ -159,7 +160,8 @@ impl Store {
     pub async fn working_set(&self, set: &WorkingSetObject) -> Result<WorkingSet> {
         let bytes = self.backend.get(&set.object.object, set.object.size).await?;
         let name = self.backend.describe(&set.object.object);
-        parts::check_object(&name, &set.object, &bytes)?;
+        parts::check_object(&name, &set.object, &bytes)
+            .inspect_err(|_| self.backend.forget(&set.object.object, &(0..set.object.size)))?;
         WorkingSet::parse(&name, bytes, self.frame_count())
     }
 

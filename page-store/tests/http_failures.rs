@@ -180,3 +180,53 @@ async fn an_object_that_is_not_there_is_no_outage() {
     let (backend, _) = host(|_, _| Answer::new("404 Not Found", &["Retry-After: 5"], b"")).await;
     assert!(matches!(whole(&backend, true).await, Err(Error::NotFound { .. })));
 }
+
+/// Caches must not answer again with what was wrong; nor ever with the one name that changes.
+#[tokio::test]
+async fn what_was_wrong_is_read_past_caches() {
+    let (backend, asked) = host(|_, r| file_answer(Some(object()), r.range)).await;
+    let past_caches = async |backend: &dyn Backend, object: &str| {
+        let by_range = read_range(backend, object, 0..10).await.unwrap();
+        assert_eq!(by_range.len(), 10);
+        backend.get(object, LEN as u64).await.unwrap();
+        let asked = asked.lock().unwrap();
+        let mut both = asked[asked.len() - 2..].iter().map(|request| {
+            let has = |header: &str| request.headers.contains(&header.to_owned());
+            assert_eq!(has("cache-control: no-cache"), has("pragma: no-cache"));
+            has("pragma: no-cache")
+        });
+        let first = both.next().unwrap();
+        assert_eq!(both.next(), Some(first));
+        first
+    };
+    assert!(!past_caches(&backend, "packs/x").await);
+    backend.fresh().forget("packs/x", &(0..10));
+    assert!(past_caches(&backend, "packs/x").await && past_caches(&*backend.fresh(), "packs/x").await);
+    assert!(!past_caches(&backend, "packs/y").await);
+    assert!(past_caches(&backend, page_store::MANIFEST_NAME).await);
+}
+
+/// Every object of a store: a copy in a cache is wrong, the original is right.
+#[tokio::test]
+async fn a_store_behind_a_cache_that_is_wrong_is_read_at_the_second_attempt() {
+    let (_dir, _, store) = common::made();
+    let wrong = Arc::new(Mutex::new(0));
+    let count = wrong.clone();
+    let server = serve(move |request| {
+        let mut bytes = std::fs::read(store.join(&request.path[1..])).unwrap();
+        if !request.headers.contains(&"cache-control: no-cache".to_owned()) {
+            *count.lock().unwrap() += 1;
+            bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+        }
+        file_answer(Some(bytes), request.range)
+    })
+    .await;
+    let store = page_store::Store::open(&server.url).await.unwrap();
+    assert!(matches!(store.slim().await, Err(Error::Corrupt { .. })));
+    store.slim().await.unwrap();
+    assert!(matches!(store.load_index().await, Err(Error::Corrupt { .. })));
+    store.load_index().await.unwrap();
+    assert!(matches!(store.read_frame(page_store::FrameNumber(0)).await, Err(Error::Corrupt { .. })));
+    store.read_frame(page_store::FrameNumber(0)).await.unwrap();
+    assert_eq!(*wrong.lock().unwrap(), 3);
+}

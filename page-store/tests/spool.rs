@@ -219,7 +219,7 @@ async fn what_is_not_as_it_should_be_is_downloaded_anew() {
     check(&backend, 5..HALF).await.unwrap();
     check(&backend, HALF..LEN).await.unwrap();
     assert_eq!(requests.load(Relaxed), 1);
-    backend.fresh().forget("object");
+    backend.fresh().forget("object", &(0..1));
     check(&backend, 5..HALF).await.unwrap();
     assert_eq!(requests.load(Relaxed), 2);
 }

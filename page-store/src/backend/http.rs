@@ -4,7 +4,10 @@ mod body;
 mod client;
 mod host;
 
-use super::{Backend, ByteStream, check_range, local::check_limit, response::skip_of, spool::Spool, spools::Spools};
+use super::{
+    Backend, ByteStream, check_range, local::check_limit, response::skip_of, spool::Spool, spools::Spools,
+    suspects::Suspects,
+};
 use crate::{Error, MANIFEST_NAME, Result};
 use async_trait::async_trait;
 use body::Body;
@@ -87,7 +90,7 @@ impl HttpBackend {
         }
         let deadlines = Deadlines::default();
         let client = client(&url, version, deadlines)?;
-        let host = Host { base: url, client, deadlines };
+        let host = Host { base: url, client, deadlines, suspects: Arc::<Suspects>::default() };
         Ok(Self { host, version, spools: Arc::default(), warned: Arc::default() })
     }
 
@@ -103,7 +106,8 @@ impl HttpBackend {
         let name = self.describe(object);
         let whole = response.status() == StatusCode::OK;
         self.spools.answered(whole);
-        let skip = skip_of(&name, response.status(), response.headers(), range)?;
+        let skip = skip_of(&name, response.status(), response.headers(), range)
+            .map_err(|error| self.host.suspecting(object, error))?;
         let total = response.content_length();
         let bytes = if whole { 0..total.unwrap_or(u64::MAX) } else { range.clone() };
         let body = self.host.resuming(object, response, bytes).stream();
@@ -172,8 +176,9 @@ impl Backend for HttpBackend {
         Ok(body.stream())
     }
 
-    fn forget(&self, object: &str) {
+    fn forget(&self, object: &str, _range: &Range<u64>) {
         self.spools.forget(object);
+        self.host.suspects.add(object);
     }
 
     fn fresh(&self) -> Arc<dyn Backend> {

@@ -148,7 +148,7 @@ impl Store {
         let corrupt = |problem: String| {
             let pack = pack_of(self, info).map_or("", |p| &p.object.object);
             let end = info.offset + u64::from(info.stored_len);
-            self.backend.forget(pack);
+            self.backend.forget(pack, &(info.offset..end));
             let place = format!("frame {} (bytes {}..{end})", number.0, info.offset);
             Error::Corrupt { object: self.backend.describe(pack), place, problem }
         };

@@ -88,7 +88,7 @@ impl Parts {
                 let bounds = PartBounds::of(&manifest, at).ok_or_else(|| missing(name.clone()))?;
                 IndexPart::decode(&name, &bytes, &bounds)
             };
-            blocking(decode).await
+            blocking(decode).await.inspect_err(|_| backend.forget(&entry.object.object, &(0..entry.object.size)))
         };
         part.loaded.get_or_try_init(load).await
     }

@@ -5,14 +5,15 @@ use super::{
     body::{Resuming, chunks},
 };
 use crate::{
-    Error, Result, Retry,
+    Error, MANIFEST_NAME, Result, Retry,
     backend::response::{MAX_EXPLANATION, check_coding, is_html, status_error, strong_etag},
+    backend::suspects::Suspects,
     names,
 };
 use futures::StreamExt;
 use http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Response};
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use url::Url;
 
@@ -40,6 +41,7 @@ pub(super) struct Host {
     pub(super) base: Url,
     pub(super) client: Client,
     pub(super) deadlines: Deadlines,
+    pub(super) suspects: Arc<Suspects>,
 }
 
 impl Host {
@@ -70,6 +72,10 @@ impl Host {
             let last = ask.end.map_or(String::new(), |end| (end - 1).to_string());
             request = request.header(header::RANGE, format!("bytes={from}-{last}"));
         }
+        if object == MANIFEST_NAME || self.suspects.has(object) {
+            // The second is for caches that know HTTP/1.0 only.
+            request = request.header(header::CACHE_CONTROL, "no-cache").header(header::PRAGMA, "no-cache");
+        }
         if let Some(etag) = ask.unchanged {
             request = request.header(header::IF_RANGE, etag);
         }
@@ -85,14 +91,23 @@ impl Host {
             let headers = response.headers().clone();
             // A part of what was not asked for explains nothing.
             let body = if status.is_success() { Vec::new() } else { beginning(response).await };
-            return Err(status_error(self.describe(object), status, &headers, &body));
+            let error = status_error(self.describe(object), status, &headers, &body);
+            return Err(self.suspecting(object, error));
         }
-        check_coding(&self.describe(object), response.headers())?;
+        check_coding(&self.describe(object), response.headers()).inspect_err(|_| self.suspects.add(object))?;
         if is_html(response.headers()) {
             let what = "answers with a web page; is this a page store?".into();
             return Err(Error::Unsupported { object: self.describe(object), what });
         }
         Ok(response)
+    }
+
+    /// Notes an object whose length is not what it should be: a cache may hold another one under its name.
+    pub(super) fn suspecting(&self, object: &str, error: Error) -> Error {
+        if matches!(error, Error::Corrupt { .. }) {
+            self.suspects.add(object);
+        }
+        error
     }
 
     /// The body of an answer with the bytes `range` of an object; the end may not be known.
