@@ -53,6 +53,10 @@ impl Backend for CountingBackend {
         self.inner.forget(object, range);
     }
 
+    fn copies(&self) -> usize {
+        self.inner.copies()
+    }
+
     fn fresh(&self) -> Arc<dyn Backend> {
         Arc::new(Self::new(self.inner.fresh(), self.status.clone()))
     }

@@ -4,20 +4,25 @@
 //! never waits behind a transfer. Nothing here gives up: what cannot be had now is tried again until it can, and the
 //! log and the progress line say so. Only verified frames come out ([`page_store::Frame`]).
 
+mod budget;
 mod extent;
+mod left;
 mod retry;
 
 use crate::{link::Link, placement::Placement, rate::RateLimit, status::Status};
 use anyhow::{Context, Result};
+use budget::{Budget, Who};
 use criu_images::{PageRange, Pid};
 use extent::{Extent, Outlet};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use page_store::{Frame, FrameNumber, Store, working_set::WorkingSet};
-use retry::until_it_works;
+use retry::Policy;
+pub(crate) use retry::at_first;
 use std::{
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -35,6 +40,9 @@ const BACKGROUND_NICE: i32 = 10;
 pub(crate) enum Arrival {
     /// A frame that a fault waits for, or that follows one.
     Demanded(Frame),
+    /// A frame was asked for so long ago ([`Fetcher::start`]'s `give_up`), or was wrong so often, that it may never come; it is still tried. Told
+    /// once for each such time. Who waits for it may have come later than the request.
+    GaveUp(FrameNumber),
     /// A frame of a background extent.
     Transferred(Frame),
     /// A background extent has ended; every frame of it was handed over.
@@ -58,6 +66,8 @@ pub(crate) struct Fetcher {
     link: Arc<Link>,
     limit: Arc<RateLimit>,
     status: Arc<Status>,
+    budget: Arc<Budget>,
+    give_up: Option<Duration>,
     wake: Arc<EventFd>,
     urgent: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
     transfer: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
@@ -99,8 +109,15 @@ impl Drop for Lane {
 }
 
 impl Fetcher {
-    /// Starts the threads; `cores` of them decode the background transfer, which `limit` holds to a rate.
-    pub(crate) fn start(store: &Store, status: Arc<Status>, cores: usize, limit: RateLimit) -> Result<Self> {
+    /// Starts the threads; `cores` of them decode the background transfer, which `limit` holds to a rate. With `give_up` the engine is told of
+    /// demanded frames that have not come after so long, or did not match their digest, past caches and from every mirror, three times.
+    pub(crate) fn start(
+        store: &Store,
+        status: Arc<Status>,
+        cores: usize,
+        limit: RateLimit,
+        give_up: Option<Duration>,
+    ) -> Result<Self> {
         Ok(Self {
             // A second thread: a frame that is being decoded does not keep another fault's answer waiting.
             demand: Lane::new("demand", 2, 0, store)?,
@@ -108,6 +125,8 @@ impl Fetcher {
             link: Arc::default(),
             limit: Arc::new(limit),
             status,
+            budget: Arc::default(),
+            give_up,
             wake: Arc::new(
                 EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("making an eventfd")?,
             ),
@@ -119,7 +138,7 @@ impl Fetcher {
 
     /// Fetches a frame before anything else, and neighbours that follow it. Each is handed over as soon as it is verified.
     pub(crate) fn demand(&self, frames: Range<FrameNumber>) {
-        let extent = self.extent_of(&self.demand, frames);
+        let extent = self.extent_of(&self.demand, Who::Demand, frames);
         self.demand.handle().spawn(extent.run(Outlet::Urgent(self.urgent.0.clone())));
     }
 
@@ -150,37 +169,43 @@ impl Fetcher {
 
     /// Loads the part of the index that says where `range` of task `pid` is.
     pub(crate) fn load_index(&self, pid: Pid, range: PageRange) {
-        let (store, status, out, wake) =
-            (self.demand.store.clone(), self.status.clone(), self.urgent.0.clone(), self.wake.clone());
+        let (store, out, wake) = (self.demand.store.clone(), self.urgent.0.clone(), self.wake.clone());
+        let policy = self.policy(Who::Demand);
         self.demand.handle().spawn(async move {
-            until_it_works(&status, || store.runs(pid, range)).await;
+            policy.until_it_works(|| store.runs(pid, range)).await;
             deliver(&out, &wake, Arrival::Indexed);
         });
     }
 
     /// Loads the whole index and turns it round.
     pub(crate) fn load_placement(&self) {
-        let (store, status, out, wake) =
-            (self.background.store.clone(), self.status.clone(), self.transfer.0.clone(), self.wake.clone());
+        let (store, out, wake) = (self.background.store.clone(), self.transfer.0.clone(), self.wake.clone());
+        let policy = self.policy(Who::Background);
         self.background.handle().spawn(async move {
-            let placement = until_it_works(&status, || Placement::read(&store)).await;
+            let placement = policy.until_it_works(|| Placement::read(&store)).await;
             deliver_in_turn(&out, &wake, Arrival::Placed(placement)).await;
         });
     }
 
     /// Streams neighbouring frames, each handed over as soon as it is verified.
     pub(crate) fn extent(&self, frames: Range<FrameNumber>) {
-        let extent = self.extent_of(&self.background, frames);
+        let extent = self.extent_of(&self.background, Who::Background, frames);
         let outlet = Outlet::InTurn(self.transfer.0.clone(), self.limit.clone());
         self.background.handle().spawn(extent.run(outlet));
     }
 
-    fn extent_of(&self, lane: &Lane, frames: Range<FrameNumber>) -> Extent {
+    fn policy(&self, who: Who) -> Policy {
+        Policy { status: self.status.clone(), budget: self.budget.clone(), who }
+    }
+
+    fn extent_of(&self, lane: &Lane, who: Who, frames: Range<FrameNumber>) -> Extent {
         Extent {
             store: lane.store.clone(),
             frames,
             link: self.link.clone(),
             status: self.status.clone(),
+            policy: self.policy(who),
+            give_up: self.give_up,
             wake: self.wake.clone(),
         }
     }
@@ -227,3 +252,6 @@ async fn deliver_in_turn(out: &mpsc::Sender<Arrival>, wake: &EventFd, arrival: A
     let _ = out.send(arrival).await;
     let _ = wake.write(1);
 }
+
+#[cfg(test)]
+mod tests;

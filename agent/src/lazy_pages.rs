@@ -6,7 +6,7 @@ use crate::{
     criu_socket::LazyPagesSocket,
     early::{Early, WorkingSetDownload},
     engine::{Engine, FIRST_PROCESS, Orders, Plan, RecordOptions, Start},
-    fetch::Fetcher,
+    fetch::{Fetcher, at_first},
     guard::{Guarded, Ledger, Left, Word},
     ids,
     images::Images,
@@ -91,7 +91,7 @@ impl Pager {
         let Setting { args, status, guarded, .. } = setting;
         let signals = Signals::new()?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate))?;
+        let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate), None)?;
         let wake = fetcher.waker();
         let orders = Arc::new(Orders::default());
         orders.hurry.store(guarded.is_raised(Word::Hurry), Relaxed);
@@ -200,7 +200,8 @@ impl Signals {
 
 /// Opens a store so that what it reads is counted.
 pub(crate) async fn open_store(location: &str, http: HttpVersion, status: &Arc<Status>) -> Result<Store> {
-    let store = Store::open_by(location, http).await.with_context(|| format!("opening the page store {location}"))?;
+    let store = at_first(location, || Store::open_by(location, http)).await;
+    let store = store.with_context(|| format!("opening the page store {location}"))?;
     Ok(counting(store, status))
 }
 

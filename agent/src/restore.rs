@@ -4,6 +4,7 @@ use crate::{
     cli::RestoreArgs,
     criu,
     early::Early,
+    fetch::at_first,
     guard::{Guarded, Left, Word},
     lazy_pages::{Pager, Setting, began, open_store, reopen_store, runtime},
     status::Status,
@@ -112,19 +113,19 @@ async fn prepare(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) ->
         .with_context(|| format!("making a folder in {} (TMPDIR names another place)", temporary.display()))?;
     let folders = Folders::new(args, scratch, guarded);
     let early = Early::start(&store, &args.pager)?;
-    unpack_slim_dump(&store, &folders.images_dir).await?;
+    unpack_slim_dump(&args.store, &store, &folders.images_dir).await?;
     let pager = Pager::start(store, early, folders.setting(args, status, guarded)).await?;
     Ok((folders, pager))
 }
 
 /// Unpacks the slim dump, unless a run before this one has left it there.
-async fn unpack_slim_dump(store: &Store, images_dir: &Path) -> Result<()> {
+async fn unpack_slim_dump(location: &str, store: &Store, images_dir: &Path) -> Result<()> {
     let there = ImageDir::open(images_dir).ok().and_then(|images| page_store::checkpoint_id(&images).ok()).flatten();
     if there.is_some_and(|id| id == store.manifest().checkpoint_id) {
         tracing::info!("{} has the slim dump already", images_dir.display());
         return Ok(());
     }
-    let slim = store.slim().await.context("fetching the slim dump")?;
+    let slim = at_first(location, || store.slim()).await.context("fetching the slim dump")?;
     slim.unpack(images_dir).with_context(|| format!("unpacking the slim dump to {}", images_dir.display()))
 }
 

@@ -37,6 +37,10 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Bytes of an object, which came for (a part of) `range`, were not what they should be: a copy that is kept of it is not to be used
     /// again, here or by caches on the way.
     fn forget(&self, _object: &str, _range: &Range<u64>) {}
+    /// How many places have a copy of these objects.
+    fn copies(&self) -> usize {
+        1
+    }
     /// The same objects over connections of their own, so that one kind of traffic cannot queue behind another.
     fn fresh(&self) -> Arc<dyn Backend>;
 }

@@ -535,6 +535,8 @@ impl Engine {
             match arrival {
                 Arrival::Demanded(frame) => self.frame_demanded(frame)?,
                 Arrival::Indexed => self.faults.indexed(),
+                // Who waits goes on waiting.
+                Arrival::GaveUp(frame) => tracing::debug!("frame {} may never come", frame.0),
                 other => unreachable!("{other:?} does not come by the urgent way"),
             }
             self.answer_faults()?;

@@ -1,11 +1,16 @@
 //! Neighbouring frames by one request, handed over one by one, however long it takes.
 
-use super::{Arrival, deliver, deliver_in_turn, retry::Pauses};
+use super::{
+    Arrival, deliver, deliver_in_turn,
+    left::Left,
+    retry::{Pauses, Policy},
+};
 use crate::{link::Link, rate::RateLimit, status::Status};
 use futures::{StreamExt, stream::BoxStream};
 use nix::sys::eventfd::EventFd;
 use page_store::{Error, Frame, FrameNumber, Store};
 use std::{
+    collections::VecDeque,
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -29,6 +34,8 @@ pub(super) struct Extent {
     pub(super) frames: Range<FrameNumber>,
     pub(super) link: Arc<Link>,
     pub(super) status: Arc<Status>,
+    pub(super) policy: Policy,
+    pub(super) give_up: Option<Duration>,
     pub(super) wake: Arc<EventFd>,
 }
 
@@ -44,41 +51,85 @@ type Frames = BoxStream<'static, page_store::Result<Frame>>;
 
 impl Extent {
     pub(super) async fn run(self, outlet: Outlet) {
-        let Range { start: mut next, end } = self.frames;
-        let mut pauses = Pauses::default();
-        while next < end {
-            let mut timer = Timer::default();
-            let mut stream = self.store.stream_frames(next..end);
-            loop {
-                match self.frame(&mut stream, next, &outlet).await {
-                    Some(Ok(frame)) => {
-                        pauses.worked(&self.status);
-                        next = FrameNumber(frame.number().0 + 1);
-                        timer.frame();
-                        match &outlet {
-                            Outlet::Urgent(out) => deliver(out, &self.wake, Arrival::Demanded(frame)),
-                            Outlet::InTurn(out, limit) => {
-                                limit.pass(frame.stored_len().into()).await;
-                                deliver_in_turn(out, &self.wake, Arrival::Transferred(frame)).await;
-                            }
-                        }
-                        // Bytes that are there already must not keep another extent's first frame waiting.
-                        tokio::task::yield_now().await;
-                    }
-                    Some(Err(error)) => {
-                        pauses.failed(&self.status, &error.into()).await;
-                        break;
-                    }
-                    None => break,
-                }
-            }
-            if let Outlet::Urgent(_) = &outlet {
-                timer.report(&self.link);
-            }
+        let left = Left::new(self.frames.clone(), self.give_up, self.store.backend().copies());
+        tokio::select! {
+            () = self.fetch(&outlet, &left) => {}
+            () = self.tell(&outlet, &left) => {}
         }
         if let Outlet::InTurn(out, _) = &outlet {
             deliver_in_turn(out, &self.wake, Arrival::ExtentDone).await;
         }
+    }
+
+    /// Says of each frame that has not come in time that it has not; and once more when the time has passed again.
+    async fn tell(&self, outlet: &Outlet, left: &Left) {
+        let (Outlet::Urgent(out), Some(give_up)) = (outlet, self.give_up) else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(give_up).await;
+            left.frames().into_iter().for_each(|frame| deliver(out, &self.wake, Arrival::GaveUp(frame)));
+        }
+    }
+
+    async fn fetch(&self, outlet: &Outlet, left: &Left) {
+        let mut pauses = self.policy.pauses();
+        let mut pieces = VecDeque::from([self.frames.clone()]);
+        while let Some(Range { start: mut next, end }) = pieces.pop_front() {
+            while next < end {
+                let Err(error) = self.attempt(&mut next, end, outlet, left, &mut pauses).await else { continue };
+                let wrong = matches!(error, Error::Corrupt { .. });
+                pauses.failed(&error.into()).await;
+                if !wrong {
+                    continue;
+                }
+                let (times, given_up) = left.was_wrong(next);
+                if let (true, Outlet::Urgent(out)) = (given_up, outlet) {
+                    deliver(out, &self.wake, Arrival::GaveUp(next));
+                }
+                // One frame that is wrong everywhere does not hold up those behind it.
+                if times > 1 && next.0 + 1 < end.0 {
+                    let behind = FrameNumber(next.0 + 1);
+                    pieces.push_back(next..behind);
+                    next = behind;
+                }
+            }
+        }
+    }
+
+    /// One request: hands over frames from `next` on, and moves it behind the last that came.
+    async fn attempt(
+        &self,
+        next: &mut FrameNumber,
+        end: FrameNumber,
+        outlet: &Outlet,
+        left: &Left,
+        pauses: &mut Pauses,
+    ) -> page_store::Result<()> {
+        let mut timer = Timer::default();
+        let mut stream = self.store.stream_frames(*next..end);
+        let outcome = loop {
+            let frame = match self.frame(&mut stream, *next..end, outlet).await {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => break Err(error),
+                None => break Ok(()),
+            };
+            pauses.worked();
+            left.came(*next);
+            *next = FrameNumber(frame.number().0 + 1);
+            timer.frame();
+            match outlet {
+                Outlet::Urgent(out) => deliver(out, &self.wake, Arrival::Demanded(frame)),
+                Outlet::InTurn(out, limit) => {
+                    limit.pass(frame.stored_len().into()).await;
+                    deliver_in_turn(out, &self.wake, Arrival::Transferred(frame)).await;
+                }
+            }
+            // Bytes that are there already must not keep another extent's first frame waiting.
+            tokio::task::yield_now().await;
+        };
+        if let Outlet::Urgent(_) = outlet {
+            timer.report(&self.link);
+        }
+        outcome
     }
 
     /// The next frame of `stream`. When it is late, the rest is asked for once more over another connection, and the answer that brings the frame
@@ -86,9 +137,10 @@ impl Extent {
     async fn frame(
         &self,
         stream: &mut Frames,
-        next: FrameNumber,
+        frames: Range<FrameNumber>,
         outlet: &Outlet,
     ) -> Option<page_store::Result<Frame>> {
+        let next = frames.start;
         if let Ok(answer) = timeout(self.patience(outlet), stream.next()).await {
             return answer;
         }
@@ -97,7 +149,8 @@ impl Extent {
         if hedges * REQUESTS_PER_HEDGE <= requests {
             self.status.hedges.fetch_add(1, Relaxed);
             tracing::debug!("frame {}: late, asking again", next.0);
-            second = self.store.stream_frames(next..self.frames.end);
+            // Connections that were made at the same time may have died together.
+            second = self.store.with_own_connections().stream_frames(frames);
         }
         let race = async {
             tokio::select! {
