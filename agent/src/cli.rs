@@ -66,6 +66,9 @@ pub struct PagerArgs {
     /// processes read zeros in place of what they lack.
     #[arg(long)]
     pub no_guard_process: bool,
+    /// Serve /metrics (for Prometheus), /status and /healthz on this address and port, or on a socket given as unix:PATH.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<String>,
     /// More in the log: -v debug, -vv trace; CRIU's -v4 works too.
     #[arg(short, long, value_name = "LEVEL", action = clap::ArgAction::Append, num_args = 0..=1, default_missing_value = "+", require_equals = true)]
     pub verbosity: Vec<String>,

@@ -10,7 +10,7 @@ use crate::{
     guard::{Guarded, Ledger, Left, Word},
     ids,
     images::Images,
-    progress,
+    observe, progress,
     rate::RateLimit,
     status::{Moment, SAVED, Status},
     uffd,
@@ -225,6 +225,21 @@ pub(crate) async fn reopen_store(location: &str, http: HttpVersion, left: &Left,
     }
 }
 
+/// The endpoint for metrics. A take-over does not fail for want of one.
+pub(crate) fn endpoint(
+    address: Option<&str>,
+    status: &Arc<Status>,
+    takes_over: bool,
+) -> Result<Option<observe::Endpoint>> {
+    match observe::endpoint(address, status) {
+        Err(error) if takes_over => {
+            tracing::error!("{error:#}; going on without");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
 /// When the restore began, though another agent may have begun it.
 pub(crate) fn began(guarded: &Guarded, started: Instant) -> Instant {
     guarded.age().and_then(|age| Instant::now().checked_sub(age)).unwrap_or(started)
@@ -241,6 +256,7 @@ pub fn run(
     let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| args.images_dir.clone());
     runtime()?.block_on(async {
         let status = Arc::new(Status::new(began(&guarded, started)));
+        let _endpoint = endpoint(args.pager.metrics.as_deref(), &status, left.is_some())?;
         let location = args.store.clone().unwrap_or_else(|| args.images_dir.display().to_string());
         let setting = Setting {
             images_dir: &args.images_dir,

@@ -7,6 +7,7 @@
 //! engine          one thread: events, faults, installs     ◄──► fetch   frames from the store, on its own threads
 //! guard           another process, which keeps the userfaultfds open, and what the next agent has to know
 //! lazy_pages      the command and the pager behind it; restore adds the slim dump and CRIU itself
+//! status          what was done so far      ──►   observe   tells it over HTTP
 //! ```
 
 pub mod address_space;
@@ -23,6 +24,7 @@ mod ids;
 mod images;
 pub mod lazy_pages;
 mod link;
+mod observe;
 mod placement;
 mod progress;
 mod rate;

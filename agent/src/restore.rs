@@ -6,7 +6,7 @@ use crate::{
     early::Early,
     fetch::at_first,
     guard::{Guarded, Left, Word},
-    lazy_pages::{Pager, Setting, began, open_store, reopen_store, runtime},
+    lazy_pages::{Pager, Setting, began, endpoint, open_store, reopen_store, runtime},
     status::Status,
 };
 use anyhow::{Context, Result};
@@ -67,6 +67,7 @@ impl Folders {
 pub fn run(args: RestoreArgs, started: Instant, guarded: Guarded, left: Option<Left>) -> Result<()> {
     let status = Arc::new(Status::new(began(&guarded, started)));
     runtime()?.block_on(async {
+        let _endpoint = endpoint(args.pager.metrics.as_deref(), &status, left.is_some())?;
         match left {
             Some(left) => take_over(&args, left, &status, &guarded).await,
             None => begin(&args, &status, &guarded).await,

@@ -1,5 +1,11 @@
 //! What a restore has done so far: counters that every part adds to, the progress line and the summary read from.
 
+mod stall_buckets;
+mod tasks;
+
+pub use stall_buckets::StallBuckets;
+pub use tasks::{TaskMissing, TaskTable};
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::{
@@ -50,6 +56,8 @@ pub struct Status {
     pub hedges: AtomicU64,
     /// Of the attempts that failed, answers whose bytes did not match their digest.
     pub digest_failures: AtomicU64,
+    /// Userfaultfds that were taken over from an agent that died.
+    pub take_overs: AtomicU64,
     /// Processes, forked ones included.
     pub processes: AtomicU64,
     /// Frames read ahead that were held back to see whether a fault asks for them, and did so.
@@ -62,6 +70,10 @@ pub struct Status {
     pub guards: AtomicU64,
     /// Whether the store cannot be reached just now.
     pub outage: AtomicBool,
+    /// What each task lacks.
+    pub tasks: TaskTable,
+    /// How long faults waited, in fixed steps.
+    pub stall_buckets: StallBuckets,
     moments: Mutex<Moments>,
     stalls: Mutex<Histogram<u32>>,
 }
@@ -140,12 +152,15 @@ impl Status {
             retries: 0.into(),
             hedges: 0.into(),
             digest_failures: 0.into(),
+            take_overs: 0.into(),
             processes: 0.into(),
             read_ahead_used: 0.into(),
             read_ahead_unused: 0.into(),
             take_overs: 0.into(),
             guards: 0.into(),
             outage: false.into(),
+            tasks: TaskTable::default(),
+            stall_buckets: StallBuckets::default(),
             moments: Mutex::default(),
             // Two digits: 100 µs and 101 µs are the same. Longer than an hour counts as an hour.
             stalls: Mutex::new(Histogram::new_with_max(LONGEST_STALL, 2).expect("bounds that the crate allows")),
@@ -190,6 +205,7 @@ impl Status {
 
     /// A fault was answered so long after it was read.
     pub fn stalled(&self, time: Duration) {
+        self.stall_buckets.add(time);
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.stalls.lock().unwrap_or_else(|e| e.into_inner()).saturating_record(nanos);
     }
@@ -289,13 +305,22 @@ pub struct Summary {
 
 /// The largest amount of memory that this process has held at once, in bytes (`VmHWM`, proc_pid_status(5)).
 fn peak_memory() -> Option<u64> {
+    memory("VmHWM:")
+}
+
+/// The memory that it holds now, in bytes.
+pub(crate) fn resident_memory() -> Option<u64> {
+    memory("VmRSS:")
+}
+
+fn memory(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Processor time that this process took, on all cores.
-fn cpu_seconds() -> f64 {
+pub(crate) fn cpu_seconds() -> f64 {
     use nix::sys::resource::{UsageWho, getrusage};
     let usage = getrusage(UsageWho::RUSAGE_SELF);
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;

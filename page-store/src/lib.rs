@@ -22,7 +22,9 @@ mod store;
 pub mod working_set;
 pub mod write;
 
-pub use backend::{Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpVersion, LocalBackend, read_range};
+pub use backend::{
+    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpVersion, LocalBackend, read_range,
+};
 pub use error::{Error, Result, Retry};
 pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,

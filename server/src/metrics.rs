@@ -196,4 +196,17 @@ mod tests {
         let resident = text.lines().find_map(|l| l.strip_prefix("process_resident_memory_bytes ")).unwrap();
         assert!(resident.parse::<u64>().unwrap() > 1 << 20);
     }
+
+    #[test]
+    fn the_manual_lists_every_family_and_no_other() {
+        let manual = include_str!("../../docs/metrics.md");
+        let section = manual.split("\n## ").find(|section| section.starts_with("Server")).unwrap();
+        let rows = section.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(|cell| cell.trim().trim_matches('`'));
+            Some((cells.next()?, cells.next()?))
+        });
+        let text = Metrics::default().text(false);
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        assert_eq!(rows.collect::<BTreeMap<_, _>>(), types.collect::<BTreeMap<_, _>>());
+    }
 }

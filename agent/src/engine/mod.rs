@@ -188,6 +188,7 @@ impl Engine {
             epoll.add(from_criu, EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
         }
         let pids = store.manifest().tasks.iter().map(|t| Pid::new(t.pid)).collect();
+        status.tasks.name(store.manifest().tasks.iter().map(|task| (task.pid, task.comm.as_str())));
         let now = Instant::now();
         if complete != Complete::Never || replays {
             fetcher.load_placement();
@@ -554,6 +555,7 @@ impl Engine {
         self.status.take_overs.store(take_overs, Relaxed);
         self.status.guards.store(guards, Relaxed);
         self.status.save(self.guarded.counters(SAVED));
+        self.status.tasks.publish(self.processes.values().map(|p| (p.space.task(), p.space.missing_pages())));
         let hurry = self.orders.hurry.load(Relaxed);
         let enough = hurry || self.orders.stop_recording.load(Relaxed);
         if self.restored && self.recorder.as_ref().is_some_and(|r| enough || r.is_over(self.last_fault)) {
