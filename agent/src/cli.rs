@@ -75,9 +75,21 @@ pub struct PagerArgs {
     /// Only warnings and errors.
     #[arg(short, long)]
     pub quiet: bool,
+    /// How the log is written: for people, or one JSON object per line.
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
     /// Print the summary as JSON on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
 }
 
 /// `pageferry-agent lazy-pages`.
@@ -128,6 +140,16 @@ pub struct RestoreArgs {
     pub criu_options: Vec<String>,
 }
 
+impl Cli {
+    /// The options of a command that restores.
+    pub fn pager(&self) -> Option<&PagerArgs> {
+        match &self.command {
+            Command::LazyPages(args) => Some(&args.pager),
+            Command::Restore(args) => Some(&args.pager),
+        }
+    }
+}
+
 impl PagerArgs {
     /// HTTP/1.1 unless asked otherwise. A demand fault is one small request, and there are seldom more than a few at once: with HTTP/1.1
     /// each has a connection to itself, so that no answer queues behind another; HTTP/2 has them share one, its window and its losses.
@@ -135,6 +157,16 @@ impl PagerArgs {
     /// HTTP/2 303 and 307; Java 306 and 819, over HTTP/2 316 and 895 (`bench/RESULTS.md`).
     pub(crate) fn http_version(&self) -> HttpVersion {
         if self.http2 { HttpVersion::Http2 } else { HttpVersion::Http1 }
+    }
+
+    /// Whether standard error gets the log as JSON: then nothing else may be written there.
+    pub fn is_json_on_stderr(&self) -> bool {
+        self.log_format == LogFormat::Json && self.log_file.is_none()
+    }
+
+    /// Whether neither progress nor summary is wanted for people.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.quiet || self.is_json_on_stderr()
     }
 
     /// The level for the log. CRIU's numbers: 0 and 1 errors, 2 warnings, 3 information, 4 debug.

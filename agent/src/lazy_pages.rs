@@ -117,8 +117,8 @@ impl Pager {
 
     /// Waits until every process is whole or gone. A signal makes it finish early: it completes all processes at once and then ends,
     /// since a process whose pager goes away reads zeros.
-    pub async fn finish(self, json: bool, quiet: bool) -> Result<()> {
-        let progress = progress::Line::start(self.status.clone(), quiet || json);
+    pub async fn finish(self, json: bool, silent: bool) -> Result<()> {
+        let progress = progress::Line::start(self.status.clone(), silent || json);
         let mut signals = self.signals;
         let engine = tokio::task::spawn_blocking(move || self.engine.join());
         tokio::pin!(engine);
@@ -144,8 +144,10 @@ impl Pager {
         let summary = self.status.summary();
         if json {
             println!("{}", serde_json::to_string(&summary)?);
-        } else if !quiet {
+        } else if !silent {
             eprintln!("{summary}");
+        } else {
+            tracing::info!(summary = %serde_json::to_string(&summary)?, "done");
         }
         tracing::debug!("{summary:?}");
         Ok(())
@@ -283,7 +285,7 @@ pub fn run(
                 pager
             }
         };
-        pager.finish(args.pager.json, args.pager.quiet).await
+        pager.finish(args.pager.json, args.pager.is_silent()).await
     })
 }
 

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use pageferry_agent::{
-    cli::{Cli, Command, PagerArgs, normalise},
+    cli::{Cli, Command, LogFormat, PagerArgs, normalise},
     daemon,
     guard::{self, Guarded, Left},
     lazy_pages, restore,
@@ -20,6 +20,7 @@ use std::{
     sync::Mutex,
     time::Instant,
 };
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -30,10 +31,13 @@ fn main() -> ExitCode {
         let _ = nix::sys::prctl::set_name(c"pageferry-agent");
     }
     let cli = Cli::parse_from(normalise(args.iter().cloned()));
+    let json = cli.pager().is_some_and(PagerArgs::is_json_on_stderr);
     match run(cli, &args, take_over, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pageferry-agent: {error:#}");
+            if !(json && tracing::dispatcher::has_been_set()) {
+                eprintln!("pageferry-agent: {error:#}");
+            }
             if is_disk_full(&error) {
                 eprintln!(
                     "The disk is full: make room, or name other places with TMPDIR, --images-dir and --work-dir."
@@ -115,8 +119,7 @@ fn raise_descriptor_limit() {
 }
 
 fn log(args: &PagerArgs, work_dir: &Path, goes_on: bool) -> Result<()> {
-    let builder = tracing_subscriber::fmt().with_max_level(args.level()?).with_target(false);
-    match &args.log_file {
+    let (writer, ansi) = match &args.log_file {
         Some(name) => {
             let path = work_dir.join(name);
             let file = File::options()
@@ -126,17 +129,22 @@ fn log(args: &PagerArgs, work_dir: &Path, goes_on: bool) -> Result<()> {
                 .truncate(!goes_on)
                 .open(&path)
                 .with_context(|| format!("opening the log {}", path.display()))?;
-            builder.with_ansi(false).with_writer(Mutex::new(file)).init();
+            (BoxMakeWriter::new(Mutex::new(file)), false)
         }
-        None => builder.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init(),
+        None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+    };
+    let builder = tracing_subscriber::fmt().with_max_level(args.level()?).with_target(false).with_writer(writer);
+    match args.log_format {
+        LogFormat::Text => builder.with_ansi(ansi).init(),
+        LogFormat::Json => builder.json().init(),
     }
     Ok(())
 }
 
-/// A message on standard error is lost where nobody looks at it; a log file keeps it.
+/// A message on standard error is lost where nobody looks at it; a log file keeps it. Whoever reads the log as JSON gets it there.
 fn also_to_log_file(args: &PagerArgs, outcome: Result<()>) -> Result<()> {
     outcome.inspect_err(|error| {
-        if args.log_file.is_some() {
+        if args.log_file.is_some() || args.is_json_on_stderr() {
             tracing::error!("{error:#}");
         }
     })

@@ -133,7 +133,7 @@ async fn unpack_slim_dump(location: &str, store: &Store, images_dir: &Path) -> R
 async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: &Path) -> Result<()> {
     if args.stay {
         // CRIU itself waits for the process that it restored.
-        let (exit, done) = tokio::join!(criu.wait(), pager.finish(args.pager.json, args.pager.quiet));
+        let (exit, done) = tokio::join!(criu.wait(), pager.finish(args.pager.json, args.pager.is_silent()));
         criu::check(exit.context("waiting for CRIU")?, work_dir)?;
         return done;
     }
@@ -143,7 +143,7 @@ async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: 
         let _ = pager.finish(false, true).await;
         return Err(error);
     }
-    pager.finish(args.pager.json, args.pager.quiet).await
+    pager.finish(args.pager.json, args.pager.is_silent()).await
 }
 
 /// Goes on with what another agent has begun. CRIU was started by that one: what it says is in its log, and on its socket.
@@ -168,7 +168,7 @@ async fn take_over(args: &RestoreArgs, mut left: Left, status: &Arc<Status>, gua
         ended
     };
     // It ends long before, unless it was asked to stay.
-    let (ended, outcome) = tokio::join!(ended, pager.finish(args.pager.json, args.pager.quiet));
+    let (ended, outcome) = tokio::join!(ended, pager.finish(args.pager.json, args.pager.is_silent()));
     let outcome = ended.and(outcome);
     outcome.map_err(|error| match status.moments().restored {
         None => error.context(format!("criu restore failed:\n{}", criu::last_errors(work_dir))),

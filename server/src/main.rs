@@ -47,15 +47,31 @@ struct Cli {
     /// Seconds that running answers get to finish when the server is told to stop
     #[arg(long, default_value_t = Limits::default().grace.as_secs(), value_name = "SECONDS")]
     grace: u64,
-    /// Print the start-up message and all logs as JSON lines
+    /// Print the start-up message as a JSON line, and write logs so
     #[arg(long)]
     json: bool,
+    /// How logs are written: for people, or one JSON object per line [default: text; with --json, json]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// Log every request; twice: everything
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
     /// Log errors only, and print nothing
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Cli {
+    fn log_format(&self) -> LogFormat {
+        self.log_format.unwrap_or(if self.json { LogFormat::Json } else { LogFormat::Text })
+    }
 }
 
 fn main() -> ExitCode {
@@ -76,7 +92,10 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("pageferry-server: {error:#}");
+            match cli.log_format() {
+                LogFormat::Text => eprintln!("pageferry-server: {error:#}"),
+                LogFormat::Json => tracing::error!("{error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
@@ -158,8 +177,8 @@ fn log(cli: &Cli) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("PAGEFERRY_LOG").unwrap_or_else(|_| default.into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match cli.json {
-        true => logs.json().init(),
-        false => logs.init(),
+    match cli.log_format() {
+        LogFormat::Json => logs.json().init(),
+        LogFormat::Text => logs.init(),
     }
 }

@@ -69,6 +69,20 @@ fn says_what_is_wrong() {
 }
 
 #[test]
+fn logs_can_be_json() {
+    let output = Command::new(PROGRAM)
+        .args(["/nowhere/at/all", "--listen", "127.0.0.1:0", "--log-format", "json", "-v"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let lines: Vec<serde_json::Value> =
+        output.stderr.split_inclusive(|b| *b == b'\n').map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let last = lines.last().expect("an error is logged");
+    assert_eq!(last["level"], "ERROR");
+    assert!(last["fields"]["message"].as_str().unwrap().contains("/nowhere/at/all"), "{last}");
+}
+
+#[test]
 fn clients_that_do_not_read_hold_no_memory() {
     let fixture = Fixture::new();
     let program = Program::start(&fixture.store(), &[]);

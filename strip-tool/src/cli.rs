@@ -4,7 +4,7 @@ mod args;
 
 use crate::{Meter, Mode, Stop, Stopped, inspect, join, split, verify, working_set};
 use anyhow::{Context, Result};
-use args::{Args, Command};
+use args::{Args, Command, LogFormat};
 use clap::Parser;
 use page_store::write::Options;
 use serde::Serialize;
@@ -26,13 +26,20 @@ pub fn main() -> ExitCode {
         (false, _) => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).without_time().init();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match args.log_format {
+        LogFormat::Text => logs.without_time().init(),
+        LogFormat::Json => logs.json().init(),
+    }
     match run(&args) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("pageferry-strip: {error:#}");
-            if is_disk_full(&error) {
-                eprintln!("The disk is full. Nothing was left behind; make room or give another place.");
+            let advice = "The disk is full. Nothing was left behind; make room or give another place.";
+            match (args.log_format, is_disk_full(&error)) {
+                (LogFormat::Text, false) => eprintln!("pageferry-strip: {error:#}"),
+                (LogFormat::Text, true) => eprintln!("pageferry-strip: {error:#}\n{advice}"),
+                (LogFormat::Json, false) => tracing::error!("{error:#}"),
+                (LogFormat::Json, true) => tracing::error!(advice, "{error:#}"),
             }
             match error.downcast_ref::<Stopped>() {
                 Some(stopped) => ExitCode::from(u8::try_from(128 + stopped.signal).unwrap_or(1)),
@@ -50,7 +57,7 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
 fn run(args: &Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let stop = runtime.block_on(async { Stop::on_signals() })?;
-    let meter = Meter::new(if args.quiet { Mode::Quiet } else { Mode::Shown });
+    let meter = Meter::new(if args.quiet || args.log_format == LogFormat::Json { Mode::Quiet } else { Mode::Shown });
     match &args.command {
         Command::Split(a) => {
             let write = Options { level: a.level, tripwire: !a.no_tripwire };

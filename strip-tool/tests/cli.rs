@@ -16,6 +16,17 @@ fn every_command_shows_an_example() {
 }
 
 #[test]
+fn logs_can_be_json() {
+    let output = strip().args(["verify", "/nowhere/at/all", "--log-format", "json"]).output().unwrap();
+    assert!(!output.status.success());
+    let lines: Vec<serde_json::Value> =
+        output.stderr.split_inclusive(|b| *b == b'\n').map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let last = lines.last().expect("an error is logged");
+    assert_eq!(last["level"], "ERROR");
+    assert!(last["fields"]["message"].as_str().unwrap().contains("/nowhere/at/all"), "{last}");
+}
+
+#[test]
 fn folders_that_are_not_ours_stay_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let dump = varied(dir.path());

@@ -16,9 +16,19 @@ pub(super) struct Args {
     /// Say more (twice: much more)
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub(super) verbose: u8,
+    /// How logs are written: for people, or one JSON object per line
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(super) log_format: LogFormat,
     /// Say nothing but errors, and the result if --json asks for it
     #[arg(short, long, global = true)]
     pub(super) quiet: bool,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
