@@ -27,7 +27,7 @@ impl Early {
         tokio::spawn(async move {
             // Whoever needs it asks again, and waits until it works.
             if let Err(error) = index.load_index().await {
-                tracing::debug!("the index, first attempt: {error}");
+                tracing::debug!(%error, "the index, first attempt");
             }
         });
         let working_set = choose(store, args)?.map(|object| {
@@ -37,8 +37,8 @@ impl Early {
                     Ok(set) => set,
                     Err(_) => {
                         tracing::warn!(
-                            "working set {:?}: not here after {} s, going on without",
-                            object.name,
+                            set = object.name,
+                            "the working set is not here after {} s, going on without",
                             PATIENCE.as_secs()
                         );
                         None
@@ -74,10 +74,10 @@ async fn download(store: &Store, object: &WorkingSetObject) -> Option<WorkingSet
         match store.working_set(object).await {
             Ok(set) => return Some(set),
             Err(error) if attempt == ATTEMPTS || !error.is_transient() => {
-                tracing::warn!("working set {:?}: {error}; going on without", object.name);
+                tracing::warn!(set = object.name, %error, "no working set, going on without");
                 return None;
             }
-            Err(error) => tracing::debug!("working set {:?}: {error}", object.name),
+            Err(error) => tracing::debug!(set = object.name, %error, "the working set, another attempt"),
         }
     }
     None

@@ -159,7 +159,7 @@ impl Fetcher {
                     Ok(frame) => deliver_in_turn(&out, &wake, Arrival::Replayed(frame)).await,
                     Err(error) => {
                         status.digest_failures.fetch_add(1, Relaxed);
-                        tracing::warn!("working set: {error}; the frame will come from its pack");
+                        tracing::warn!(frame = number.0, %error, "a frame of the working set is not what it should be; it will come from its pack");
                     }
                 }
             }

@@ -148,7 +148,7 @@ impl Extent {
         let mut second = futures::stream::pending().boxed();
         if hedges * REQUESTS_PER_HEDGE <= requests {
             self.status.hedges.fetch_add(1, Relaxed);
-            tracing::debug!("frame {}: late, asking again", next.0);
+            tracing::debug!(frame = next.0, "late, asking again");
             // Connections that were made at the same time may have died together.
             second = self.store.with_own_connections().stream_frames(frames);
         }

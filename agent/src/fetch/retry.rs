@@ -96,9 +96,12 @@ impl Pauses {
             status.digest_failures.fetch_add(1, Relaxed);
         }
         if !status.outage.swap(true, Relaxed) && budget.says_bad_news() {
-            tracing::warn!("{error:#}; trying again until it works, processes that need the page wait");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "no answer from the store; trying again until it works, processes that need the page wait"
+            );
         } else {
-            tracing::debug!("failed: {error:#}");
+            tracing::debug!(error = format!("{error:#}"), "failed");
         }
         tokio::time::sleep(pause(cause, self.failures, fastrand::f64())).await;
         self.failures += 1;
