@@ -175,9 +175,10 @@ impl Process {
                     // Out of memory, most likely; what it is, giving up would mean zeros.
                     if !std::mem::replace(&mut self.complained, true) {
                         tracing::error!(
-                            "{}: no page at {:#x} just now: {errno}; trying again",
-                            self.name,
-                            here().start()
+                            process = self.name,
+                            page = format!("{:#x}", here().start()),
+                            error = %errno,
+                            "the kernel refuses a page just now; trying again"
                         );
                     }
                     return Ok(Progress::Again);
