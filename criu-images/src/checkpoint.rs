@@ -28,6 +28,25 @@ impl Checkpoint {
     }
 }
 
+/// The processor that a checkpoint is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// As Rust calls it: `x86_64`.
+    X86_64,
+    /// `aarch64`.
+    Aarch64,
+}
+
+impl Machine {
+    /// The name that `std::env::consts::ARCH` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+}
+
 /// Position in [`Checkpoint::pages_files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileNumber(pub u32);

@@ -26,7 +26,9 @@ pub mod testing;
 mod types;
 mod wire;
 
-pub use checkpoint::{Checkpoint, FileNumber, Mapping, Memory, PageRun, SharedMemory, Stored, Task, TaskState};
+pub use checkpoint::{
+    Checkpoint, FileNumber, Machine, Mapping, Memory, PageRun, SharedMemory, Stored, Task, TaskState,
+};
 pub use error::{Error, Result};
 pub use frame::Kind as ImageKind;
 pub use page_at::PageAt;

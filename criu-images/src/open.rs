@@ -1,7 +1,7 @@
 //! Reads a checkpoint: all images that say what it is, none that says what is in its pages.
 
 use crate::{
-    Checkpoint, Error, ImageSource, Memory, Pid, Result, SharedMemory, Task, TaskState,
+    Checkpoint, Error, ImageSource, Machine, Memory, Pid, Result, SharedMemory, Task, TaskState,
     chain::{Chain, Piece},
     frame::{Entries, Kind},
     lazy::KeepEager,
@@ -36,6 +36,19 @@ impl Checkpoint {
         }
         let shared = shared(&*source, &mut chain)?;
         Ok(Self { source, image_version, tasks, shared, pages_files: chain.files })
+    }
+
+    /// The processor that it is of, as the first task's core image says.
+    pub fn machine(&self) -> Result<Machine> {
+        let Some(task) = self.tasks.first() else {
+            return Err(Error::corrupt(self.source.describe("pstree.img"), "tasks", "no task in it"));
+        };
+        let (file, core) = core(&*self.source, task.pid.get())?;
+        match core.mtype {
+            1 => Ok(Machine::X86_64),
+            3 => Ok(Machine::Aarch64),
+            other => Err(Error::unsupported(file, format_args!("a checkpoint of an unknown machine (mtype {other})"))),
+        }
     }
 }
 

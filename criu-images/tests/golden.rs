@@ -3,7 +3,7 @@
 mod common;
 
 use common::{golden, open, page_bytes};
-use criu_images::{Checkpoint, Mapping, PAGE_SIZE, PageAddr, PageAt, Stored, Task, TaskState, bits};
+use criu_images::{Checkpoint, Machine, Mapping, PAGE_SIZE, PageAddr, PageAt, Stored, Task, TaskState, bits};
 
 const BOTH: [&str; 2] = ["criu-4.1", "criu-4.2"];
 
@@ -32,7 +32,7 @@ fn the_tree() {
     for name in BOTH {
         let (_dir, dump) = golden(name);
         let checkpoint = open(&dump).unwrap();
-        assert_eq!(checkpoint.image_version, 2);
+        assert_eq!((checkpoint.image_version, checkpoint.machine().unwrap()), (2, Machine::X86_64));
         let [main, worker, dead] = &checkpoint.tasks[..] else { panic!("{name}: {} tasks", checkpoint.tasks.len()) };
         assert_eq!((main.comm.as_str(), main.state, main.threads.len()), ("program", TaskState::Alive, 3));
         assert_eq!((main.parent, main.threads[0]), (None, main.pid));

@@ -22,6 +22,24 @@ use std::{ops::Range, sync::Arc};
 /// Chunks of a body, in order.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 
+/// What [`Backend::look`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// How large the object is, in bytes, where the answer tells.
+    pub size: Option<u64>,
+    /// How the host answered, if it is one.
+    pub http: Option<HttpLook>,
+}
+
+/// How a host answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLook {
+    /// `HTTP/1.1`.
+    pub version: &'static str,
+    /// Whether it sends only the range that was asked for.
+    pub honours_range: bool,
+}
+
 /// Reads objects by name. Names are relative, '/'-separated, from a checked manifest.
 ///
 /// Nothing is tried twice here: who waits for the bytes knows best how long and how often. [`Error::is_transient`] says whether
@@ -34,6 +52,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     async fn get(&self, object: &str, limit: u64) -> Result<Bytes>;
     /// Exactly the bytes of `range` (not empty), as they arrive. A body that is shorter, longer, or of another range ends in an error.
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<ByteStream>;
+    /// Whether an object is there at least up to byte `at`, and how its host answers. That byte alone is asked for,
+    /// and what a host that ignores Range sends instead is not read.
+    async fn look(&self, object: &str, at: u64) -> Result<Look> {
+        let range = at..at.saturating_add(1);
+        read_range_of(self.get_range(object, range.clone()).await?, &self.describe(object), &range).await?;
+        Ok(Look { size: None, http: None })
+    }
     /// Bytes of an object, which came for (a part of) `range`, were not what they should be: a copy that is kept of it is not to be used
     /// again, here or by caches on the way.
     fn forget(&self, _object: &str, _range: &Range<u64>) {}
@@ -47,10 +72,14 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
 /// Collects a range; exactly its bytes, or an error.
 pub async fn read_range(backend: &dyn Backend, object: &str, range: Range<u64>) -> Result<Bytes> {
+    let body = backend.get_range(object, range.clone()).await?;
+    read_range_of(body, &backend.describe(object), &range).await
+}
+
+async fn read_range_of(mut body: ByteStream, name: &str, range: &Range<u64>) -> Result<Bytes> {
     let len = range.end.saturating_sub(range.start);
-    let mut body = backend.get_range(object, range.clone()).await?;
     let Some(first) = body.next().await.transpose()? else {
-        return Err(short(backend.describe(object), &range, 0));
+        return Err(short(name.into(), range, 0));
     };
     if first.len() as u64 == len && body.next().await.transpose()?.is_none() {
         return Ok(first);
@@ -62,7 +91,7 @@ pub async fn read_range(backend: &dyn Backend, object: &str, range: Range<u64>) 
     }
     // Backends hold to this; it is checked again because what follows slices by it.
     if all.len() as u64 != len {
-        return Err(short(backend.describe(object), &range, all.len() as u64));
+        return Err(short(name.into(), range, all.len() as u64));
     }
     Ok(all.freeze())
 }

@@ -23,7 +23,7 @@ pub mod working_set;
 pub mod write;
 
 pub use backend::{
-    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpVersion, LocalBackend, read_range,
+    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpVersion, LocalBackend, Look, read_range,
 };
 pub use error::{Error, Result, Retry};
 pub use manifest::{

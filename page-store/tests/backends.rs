@@ -5,7 +5,8 @@ mod common;
 use common::{http::*, *};
 use futures::{StreamExt, future::join_all};
 use page_store::{
-    Backend, Error, HttpBackend, LocalBackend, MANIFEST_NAME, Manifest, Result, raw::RawCheckpoint, read_range,
+    Backend, Error, HttpBackend, HttpLook, LocalBackend, Look, MANIFEST_NAME, Manifest, Result, raw::RawCheckpoint,
+    read_range,
 };
 use std::{
     fs,
@@ -52,6 +53,13 @@ async fn suite(backend: &dyn Backend, objects: &Objects) {
         for (range, read) in ranges.iter().zip(join_all(read).await) {
             assert_eq!(read.unwrap(), bytes[range.start as usize..range.end as usize], "{name} {range:?}");
         }
+        let look = backend.look(name, len - 1).await.unwrap();
+        assert!(look.size.is_none_or(|size| size == len), "{look:?}");
+        match backend.look(name, len).await {
+            Err(error) => assert!(error.to_string().starts_with(&backend.describe(name)), "{error}"),
+            // A host that tells neither a length nor where a part ends: only the whole body would.
+            Ok(look) => assert!(look.size.is_none() && look.http.is_some_and(|http| !http.honours_range), "{look:?}"),
+        }
         // Chunks come in order and are not empty.
         let mut body = backend.get_range(name, 0..len).await.unwrap();
         let mut at = 0;
@@ -72,6 +80,18 @@ async fn suite(backend: &dyn Backend, objects: &Objects) {
     let many = (0..64).map(|i| read_range(backend, name, i % bytes.len() as u64..bytes.len() as u64));
     for (i, read) in join_all(many).await.into_iter().enumerate() {
         assert_eq!(read.unwrap(), bytes[i % bytes.len()..]);
+    }
+}
+
+#[tokio::test]
+async fn a_look_says_how_a_host_answers() {
+    for honours_range in [true, false] {
+        let server = serve(move |request| file_answer(Some(vec![7; 5000]), request.range.filter(|_| honours_range)));
+        let backend = HttpBackend::new(&server.await.url).unwrap();
+        let look = backend.look("x", 4999).await.unwrap();
+        let http = HttpLook { version: "HTTP/1.1", honours_range };
+        assert_eq!(look, Look { size: Some(5000), http: Some(http) });
+        assert!(matches!(backend.look("x", 5000).await, Err(Error::Corrupt { .. })));
     }
 }
 

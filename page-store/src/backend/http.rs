@@ -5,7 +5,11 @@ mod client;
 mod host;
 
 use super::{
-    Backend, ByteStream, check_range, local::check_limit, response::skip_of, spool::Spool, spools::Spools,
+    Backend, ByteStream, HttpLook, Look, check_range,
+    local::check_limit,
+    response::{skip_of, total_of},
+    spool::Spool,
+    spools::Spools,
     suspects::Suspects,
 };
 use crate::{Error, MANIFEST_NAME, Result};
@@ -128,6 +132,16 @@ impl HttpBackend {
     }
 }
 
+fn spoken(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_09 => "HTTP/0.9",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_11 => "HTTP/1.1",
+        http::Version::HTTP_2 => "HTTP/2",
+        _ => "another HTTP",
+    }
+}
+
 #[async_trait]
 impl Backend for HttpBackend {
     fn describe(&self, object: &str) -> String {
@@ -174,6 +188,19 @@ impl Backend for HttpBackend {
             self.warn_once(&body.name, "from the beginning for every read, because they are too large to be kept");
         }
         Ok(body.stream())
+    }
+
+    async fn look(&self, object: &str, at: u64) -> Result<Look> {
+        let range = at..at.saturating_add(1);
+        let response = self.host.send(object, Ask::range(&range)).await?;
+        // Whatever follows is left unread: a host that ignores Range would send all of it.
+        skip_of(&self.describe(object), response.status(), response.headers(), &range)?;
+        let honours_range = response.status() == StatusCode::PARTIAL_CONTENT;
+        let size = match honours_range {
+            true => total_of(response.headers()),
+            false => response.content_length(),
+        };
+        Ok(Look { size, http: Some(HttpLook { version: spoken(response.version()), honours_range }) })
     }
 
     fn forget(&self, object: &str, _range: &Range<u64>) {

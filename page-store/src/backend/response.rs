@@ -121,6 +121,11 @@ pub(super) fn skip_of(object: &str, status: StatusCode, headers: &HeaderMap, ran
     }
 }
 
+/// Of an answer with a part of an object, how large the object is.
+pub(super) fn total_of(headers: &HeaderMap) -> Option<u64> {
+    content_range(headers.get(header::CONTENT_RANGE)?.to_str().ok()?)?.2
+}
+
 /// `bytes 5-9/100` as (5, 10, 100); the total may be `*`.
 pub(super) fn content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
     let (unit, rest) = value.trim().split_once(' ')?;
