@@ -31,6 +31,12 @@ pub enum Command {
             pageferry-agent restore http://10.0.0.5:8080/store\n  \
             pageferry-agent restore https://cdn.example.com/ckpt/redis --complete never -- --shell-job --tcp-established")]
     Restore(RestoreArgs),
+    /// Check whether a restore works here: kernel, userfaultfd, CRIU, limits; and, with a store, whether it can be had and restored.
+    #[command(after_help = "Examples:\n  \
+            pageferry-agent doctor\n  \
+            pageferry-agent doctor http://10.0.0.5:8080/store --json\n\n\
+            Exit code 0 only if nothing failed; warnings are no failures.")]
+    Doctor(DoctorArgs),
 }
 
 /// Options that both commands have.
@@ -81,6 +87,28 @@ pub struct PagerArgs {
     /// Print the summary as JSON on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `pageferry-agent doctor`.
+#[derive(Args, Debug, Clone)]
+pub struct DoctorArgs {
+    /// The page store to restore from: a path or http(s):// address; a raw checkpoint directory works too.
+    pub store: Option<String>,
+    /// The CRIU to check.
+    #[arg(long, value_name = "PATH", default_value = "criu", env = "PAGEFERRY_CRIU")]
+    pub criu: PathBuf,
+    /// Speak HTTP/2 with the store.
+    #[arg(long)]
+    pub http2: bool,
+    /// Print a JSON list of {check, outcome, detail, advice}.
+    #[arg(long)]
+    pub json: bool,
+    /// A log of what is done, on standard error.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print only what is not as it should be.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// How the log is written.
@@ -146,6 +174,7 @@ impl Cli {
         match &self.command {
             Command::LazyPages(args) => Some(&args.pager),
             Command::Restore(args) => Some(&args.pager),
+            Command::Doctor(_) => None,
         }
     }
 }
@@ -238,7 +267,7 @@ mod tests {
         let args = ["pageferry-agent", "lazy-pages"].iter().chain(args).map(Into::into);
         match Cli::try_parse_from(normalise(args)).unwrap().command {
             Command::LazyPages(args) => args.pager.level().unwrap(),
-            Command::Restore(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

@@ -7,6 +7,7 @@
 //! engine          one thread: events, faults, installs     ◄──► fetch   frames from the store, on its own threads
 //! guard           another process, which keeps the userfaultfds open, and what the next agent has to know
 //! lazy_pages      the command and the pager behind it; restore adds the slim dump and CRIU itself
+//! doctor          whether a restore would work here
 //! status          what was done so far      ──►   observe   tells it over HTTP
 //! ```
 
@@ -16,6 +17,7 @@ mod counting;
 mod criu;
 pub mod criu_socket;
 pub mod daemon;
+pub mod doctor;
 mod early;
 mod engine;
 mod fetch;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use pageferry_agent::{
     cli::{Cli, Command, LogFormat, PagerArgs, normalise},
-    daemon,
+    daemon, doctor,
     guard::{self, Guarded, Left},
     lazy_pages, restore,
 };
@@ -79,6 +79,11 @@ fn run(cli: Cli, words: &[OsString], take_over: Option<RawFd>, started: Instant)
             let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| ".".into());
             let pager = args.pager.clone();
             guarded(&pager, &work_dir, words, take_over, |guarded, left| restore::run(args, started, guarded, left))
+        }
+        Command::Doctor(args) => {
+            let level = if args.verbose { tracing::Level::DEBUG } else { tracing::Level::WARN };
+            tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr).init();
+            doctor::run(&args)
         }
     }
 }

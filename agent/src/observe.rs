@@ -4,4 +4,4 @@ mod endpoint;
 mod metrics;
 mod text;
 
-pub(crate) use endpoint::endpoint;
+pub(crate) use endpoint::{Endpoint, endpoint};

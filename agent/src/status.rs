@@ -56,7 +56,7 @@ pub struct Status {
     pub hedges: AtomicU64,
     /// Of the attempts that failed, answers whose bytes did not match their digest.
     pub digest_failures: AtomicU64,
-    /// Userfaultfds that were taken over from an agent that died.
+    /// How often another agent has taken over from one that died.
     pub take_overs: AtomicU64,
     /// Processes, forked ones included.
     pub processes: AtomicU64,
@@ -64,8 +64,6 @@ pub struct Status {
     pub read_ahead_used: AtomicU64,
     /// The same, and none did.
     pub read_ahead_unused: AtomicU64,
-    /// How often another agent has taken over from one that died.
-    pub take_overs: AtomicU64,
     /// How often the guard process was made anew.
     pub guards: AtomicU64,
     /// Whether the store cannot be reached just now.
@@ -152,7 +150,6 @@ impl Status {
             retries: 0.into(),
             hedges: 0.into(),
             digest_failures: 0.into(),
-            take_overs: 0.into(),
             processes: 0.into(),
             read_ahead_used: 0.into(),
             read_ahead_unused: 0.into(),

@@ -30,7 +30,7 @@ struct Copy {
 }
 
 /// `_IOWR(UFFDIO, number, T)` as on x86-64 and aarch64 (include/uapi/asm-generic/ioctl.h).
-const fn iowr<T>(number: u64) -> u64 {
+pub(super) const fn iowr<T>(number: u64) -> u64 {
     3 << 30 | (size_of::<T>() as u64) << 16 | 0xaa << 8 | number
 }
 

@@ -8,6 +8,7 @@
 //! descriptors  taking over descriptors: from a socket, from the parent process
 //! memory       memory that outlives this process
 //! twin         a second process with the same descriptors
+//! features     what this kernel and this user may do with one, for `doctor`
 //! ```
 //!
 //! The crate `userfaultfd` is inside, its quirks stay there: an EAGAIN of UFFDIO_COPY that copied nothing is `PartiallyCopied` of
@@ -15,6 +16,7 @@
 //! `into_raw_fd` closes the descriptor that it returns.
 
 mod descriptors;
+pub mod features;
 mod fill;
 mod ioctl;
 mod memory;
