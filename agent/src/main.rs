@@ -81,8 +81,9 @@ fn run(cli: Cli, words: &[OsString], take_over: Option<RawFd>, started: Instant)
             guarded(&pager, &work_dir, words, take_over, |guarded, left| restore::run(args, started, guarded, left))
         }
         Command::Doctor(args) => {
-            let level = if args.verbose { tracing::Level::DEBUG } else { tracing::Level::WARN };
-            tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr).init();
+            let level = if args.verbose { tracing::Level::DEBUG } else { tracing::Level::ERROR };
+            let logs = tracing_subscriber::fmt().with_max_level(level).with_target(false);
+            logs.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
             doctor::run(&args)
         }
     }

@@ -35,11 +35,11 @@ pub(super) async fn check(report: &mut Report, location: &str, args: &DoctorArgs
     report.ok("store", format!("{location} answers"));
     let programs: Vec<_> = manifest.tasks.iter().take(4).map(|task| format!("{} {}", task.pid, task.comm)).collect();
     let more = if manifest.tasks.len() > programs.len() { ", ..." } else { "" };
-    let tasks = manifest.tasks.len();
-    report.ok(
-        MANIFEST_NAME,
-        format!("checkpoint {}, {tasks} tasks: {}{more}", manifest.checkpoint_id, programs.join(", ")),
-    );
+    let tasks = match manifest.tasks.len() {
+        1 => "1 task".to_owned(),
+        tasks => format!("{tasks} tasks"),
+    };
+    report.ok(MANIFEST_NAME, format!("checkpoint {}, {tasks}: {}{more}", manifest.checkpoint_id, programs.join(", ")));
     host(report, &store).await;
     objects(report, &store).await;
     content(report, &store).await;
@@ -200,16 +200,24 @@ async fn machine(report: &mut Report, slim: SlimDump, criu: &Path) {
         return report
             .ok("cpu-features", "the checkpoint has no cpuinfo.img; CRIU compares what it needs when it restores");
     }
-    let checked = match unpacked(&slim) {
-        Ok(folder) => criu::cpu_features(criu, &folder.path().join("slim")).await,
-        Err(error) => Err(error),
+    let folder = match unpacked(&slim) {
+        Ok(folder) => folder,
+        Err(error) => return report.fail("cpu-features", error, "free some room in the temporary folder"),
     };
-    match checked {
-        Ok(()) => report.ok("cpu-features", "criu cpuinfo check: passed"),
-        Err(error) => report.fail(
+    let images = folder.path().join("slim");
+    if let Err(error) = criu::cpu_features(criu, &images, criu::REGISTERS).await {
+        return report.fail(
             "cpu-features",
-            format!("criu cpuinfo check:\n{error}"),
-            "restore it on a processor that has the features of the one that it was made on",
+            format!("criu cpuinfo check {}:\n{error}", criu::REGISTERS),
+            "restore it on a processor with the same registers as the one that it was made on",
+        );
+    }
+    match criu::cpu_features(criu, &images, criu::ALL).await {
+        Ok(()) => report.ok("cpu-features", "as they were"),
+        Err(error) => report.warn(
+            "cpu-features",
+            format!("criu cpuinfo check {}:\n{error}", criu::ALL),
+            "a program that has chosen instructions which this processor lacks gets SIGILL; more features than before do no harm",
         ),
     }
 }
