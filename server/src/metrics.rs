@@ -205,7 +205,7 @@ mod tests {
             let mut cells = line.strip_prefix("| `")?.split('|').map(|cell| cell.trim().trim_matches('`'));
             Some((cells.next()?, cells.next()?))
         });
-        let text = Metrics::default().text(false);
+        let text = Metrics::default().text(Moment::default());
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
         assert_eq!(rows.collect::<BTreeMap<_, _>>(), types.collect::<BTreeMap<_, _>>());
     }

@@ -107,8 +107,13 @@ fn process(text: &mut Text, status: &Status) {
     );
     text.counter(
         "pageferry_agent_take_overs_total",
-        "Userfaultfds taken over from an agent that died.",
+        "Agents that died, after each of which another took over.",
         status.take_overs.load(Relaxed),
+    );
+    text.counter(
+        "pageferry_agent_guards_total",
+        "Guard processes that died, after each of which the agent made another.",
+        status.guards.load(Relaxed),
     );
     let moments = status.moments();
     let mut family = text.family(
