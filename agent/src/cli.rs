@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::engine::Complete;
+use crate::engine::{Complete, OnMissing};
 use clap::{Args, Parser, Subcommand};
 use page_store::HttpVersion;
 use std::{path::PathBuf, time::Duration};
@@ -68,6 +68,14 @@ pub struct PagerArgs {
     /// The working set to fetch first, `none` for none [default: the one that was added last].
     #[arg(long, value_name = "NAME", conflicts_with = "record")]
     pub working_set: Option<String>,
+    /// What to do about memory that cannot be had: wait for it, for ever; or, after --give-up-after, send SIGBUS to whoever touches it, or kill
+    /// the restored processes. Never are zeros read in its place.
+    #[arg(long, value_enum, default_value = "wait", value_name = "WHAT")]
+    pub on_missing: OnMissing,
+    /// How long a page that a process waits for may be missing before --on-missing applies; or what came for it was wrong, from every mirror
+    /// and past every cache.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub give_up_after: Duration,
     /// Do without the second process that keeps the memory's descriptors open, and starts another agent if this one is killed: then the restored
     /// processes read zeros in place of what they lack.
     #[arg(long)]

@@ -14,7 +14,10 @@ use crate::uffd::{self, CONTROL_WORDS, Uffd};
 use criu_images::Pid;
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket},
+    sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+        sockopt::PeerCredentials,
+    },
     sys::stat::{FchmodatFlags, Mode, fchmodat},
 };
 use std::{
@@ -288,6 +291,12 @@ impl Connection {
     /// Goes on with a connection that another agent has left; `left` is the descriptor that [`Mail::resume`] found.
     pub fn resume(stream: UnixStream, mail: Mail, left: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self { left, ..Self::new(stream, mail)? })
+    }
+
+    /// CRIU's pid, if it can be seen from here.
+    pub fn peer(&self) -> Option<i32> {
+        let peer = getsockopt(&self.stream, PeerCredentials).ok()?;
+        Some(peer.pid()).filter(|pid| *pid > 0)
     }
 
     /// The number of the last message that brought a task.

@@ -5,7 +5,7 @@ use crate::{
     counting::CountingBackend,
     criu_socket::LazyPagesSocket,
     early::{Early, WorkingSetDownload},
-    engine::{Engine, FIRST_PROCESS, Orders, Plan, RecordOptions, Start},
+    engine::{Engine, FIRST_PROCESS, OnMissing, Orders, Plan, RecordOptions, Start},
     fetch::{Fetcher, at_first},
     guard::{Guarded, Ledger, Left, Word},
     ids,
@@ -50,6 +50,10 @@ pub(crate) struct Setting<'a> {
 impl Pager {
     /// Checks that the images and the store belong together, and listens in the work directory.
     pub(crate) async fn start(store: Store, early: Early, setting: Setting<'_>) -> Result<Self> {
+        if setting.args.on_missing == OnMissing::Sigbus {
+            let can_poison = uffd::features::Features::probe().poison;
+            can_poison.context("--on-missing sigbus needs UFFDIO_POISON, which Linux has since 6.6; use kill")?;
+        }
         let images = Images::open(setting.images_dir, &store).await?;
         ids::keep_clear_of(&images.ids, setting.guarded.pid())?;
         let ledger = Ledger {
@@ -90,14 +94,16 @@ impl Pager {
     ) -> Result<Self> {
         let Setting { args, status, guarded, .. } = setting;
         let signals = Signals::new()?;
+        let give_up = (args.on_missing != OnMissing::Wait).then_some(args.give_up_after);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate), None)?;
+        let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate), give_up)?;
         let wake = fetcher.waker();
         let orders = Arc::new(Orders::default());
         orders.hurry.store(guarded.is_raised(Word::Hurry), Relaxed);
         let ids = start.ledger.ids.clone();
         let record = record.map(|file| RecordOptions { file, settle: args.record_settle });
-        let plan = Plan { complete: args.complete, replays: working_set.is_some(), record };
+        let plan =
+            Plan { complete: args.complete, replays: working_set.is_some(), record, on_missing: args.on_missing };
         if let Some(set) = working_set {
             fetcher.replay(set);
         }

@@ -32,6 +32,7 @@ mod progress;
 mod rate;
 pub mod restore;
 pub mod status;
+mod tree;
 pub mod uffd;
 
-pub use engine::Complete;
+pub use engine::{Complete, OnMissing};

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const LASTING: usize = 14;
+const LASTING: usize = 16;
 const MOMENTS: usize = 5;
 /// Words that [`Status::save`] takes.
 pub(crate) const SAVED: usize = LASTING + MOMENTS;
@@ -56,6 +56,10 @@ pub struct Status {
     pub hedges: AtomicU64,
     /// Of the attempts that failed, answers whose bytes did not match their digest.
     pub digest_failures: AtomicU64,
+    /// Pages that could not be had, for which whoever touches them gets SIGBUS.
+    pub pages_poisoned: AtomicU64,
+    /// Processes that were killed because a page could not be had.
+    pub processes_killed: AtomicU64,
     /// How often another agent has taken over from one that died.
     pub take_overs: AtomicU64,
     /// Processes, forked ones included.
@@ -153,6 +157,8 @@ impl Status {
             processes: 0.into(),
             read_ahead_used: 0.into(),
             read_ahead_unused: 0.into(),
+            pages_poisoned: 0.into(),
+            processes_killed: 0.into(),
             take_overs: 0.into(),
             guards: 0.into(),
             outage: false.into(),
@@ -181,6 +187,8 @@ impl Status {
             &self.hedges,
             &self.digest_failures,
             &self.processes,
+            &self.pages_poisoned,
+            &self.processes_killed,
         ]
     }
 
@@ -262,6 +270,8 @@ impl Status {
             retries: self.retries.load(Relaxed),
             hedges: self.hedges.load(Relaxed),
             digest_failures: self.digest_failures.load(Relaxed),
+            pages_poisoned: self.pages_poisoned.load(Relaxed),
+            processes_killed: self.processes_killed.load(Relaxed),
             take_overs: self.take_overs.load(Relaxed),
             guards: self.guards.load(Relaxed),
             read_ahead_precision: self.read_ahead_precision(),
@@ -291,6 +301,8 @@ pub struct Summary {
     pub retries: u64,
     pub hedges: u64,
     pub digest_failures: u64,
+    pub pages_poisoned: u64,
+    pub processes_killed: u64,
     pub take_overs: u64,
     pub guards: u64,
     pub read_ahead_precision: Option<f64>,

@@ -90,7 +90,7 @@ impl Faults {
 
     /// Keeps a frame and lets those who waited for it look again.
     pub(super) fn arrived(&mut self, frame: Frame) {
-        self.queue.extend(self.waiting.remove(&frame.number()).unwrap_or_default());
+        self.look_again(frame.number());
         self.cache.put(frame.number(), frame);
     }
 }
@@ -163,6 +163,11 @@ impl Engine {
         }
         self.read_ahead.asked_for(number);
         let Some(frame) = self.faults.cache.get(&number).cloned() else {
+            if self.given_up.has(number) {
+                let progress = self.refuse(waiter.process, waiter.page)?;
+                self.wake(waiter)?;
+                return Ok(progress);
+            }
             let is_coming = self.faults.wants(number) || self.read_ahead.expects(number) || self.replay.expects(number);
             if !is_coming {
                 self.demand(waiter.process, pid, origin, number)?;
@@ -248,6 +253,7 @@ impl Engine {
 
     /// A frame that a fault waits for, or that was read ahead, has come.
     pub(super) fn frame_demanded(&mut self, frame: Frame) -> Result<()> {
+        self.given_up.arrived(frame.number());
         self.faults.arrived(frame.clone());
         self.answer_faults()?;
         match self.read_ahead.arrived(frame.number()) {

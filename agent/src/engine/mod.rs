@@ -13,12 +13,14 @@
 
 mod faults;
 mod frame_set;
+mod missing;
 mod process;
 mod read_ahead;
 mod record;
 mod replay;
 mod transfer;
 
+pub use missing::OnMissing;
 pub(crate) use process::{Process, ProcessId};
 pub(crate) use record::RecordOptions;
 
@@ -28,11 +30,13 @@ use crate::{
     guard::{Guarded, Journal, Known, Ledger, Record},
     images::Layout,
     status::{Moment, SAVED, Status},
+    tree::Tree,
     uffd::{Batch, Event, SharedMemory, Uffd},
 };
 use anyhow::{Context, Result, bail, ensure};
 use criu_images::{PageAddr, PageRange, Pid};
 use faults::Faults;
+use missing::GivenUp;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use page_store::Store;
 use process::Moved;
@@ -117,6 +121,7 @@ pub(crate) struct Plan {
     /// Whether the fetcher brings a working set.
     pub replays: bool,
     pub record: Option<RecordOptions>,
+    pub on_missing: OnMissing,
 }
 
 /// What another thread may tell the engine while it runs. Each is set once.
@@ -151,6 +156,9 @@ pub(crate) struct Engine {
     /// Frames that faults wait for have come and were not looked at yet.
     urgent_left: bool,
     transfer: Transfer,
+    given_up: GivenUp,
+    /// What `--on-missing kill` would kill.
+    tree: Tree,
     complete: Complete,
     restored: bool,
     /// CRIU went away before it was finished; what it left is served until it is gone.
@@ -177,7 +185,7 @@ impl Engine {
         status: Arc<Status>,
         guarded: Guarded,
     ) -> Result<Self> {
-        let Plan { complete, replays, record } = plan;
+        let Plan { complete, replays, record, on_missing } = plan;
         let Start { socket, connection, mut ledger, journal: before, uffds } = start;
         let replay = Replay::new(replays);
         let recorder = record.map(|options| Recorder::new(options, &store.manifest().checkpoint_id));
@@ -214,6 +222,8 @@ impl Engine {
             recorder,
             urgent_left: false,
             transfer: Transfer::default(),
+            given_up: GivenUp::new(on_missing),
+            tree: std::mem::take(&mut ledger.tree),
             complete,
             restored: ledger.restored,
             abandoned: ledger.abandoned,
@@ -256,6 +266,7 @@ impl Engine {
             processes: self.processes.iter().map(|(id, process)| (*id, process.known())).collect(),
             next_process: self.next_process,
             last_mail: self.connection.as_ref().and_then(|connection| connection.last_mail()),
+            tree: self.tree.clone(),
             restored: self.restored,
             abandoned: self.abandoned,
         })
@@ -338,7 +349,7 @@ impl Engine {
         }
         self.status.reached(Moment::Whole);
         self.end_recording();
-        Ok(())
+        self.check_complete()
     }
 
     fn finished(&mut self) -> Result<bool> {
@@ -417,6 +428,7 @@ impl Engine {
                     self.last_fault = self.restored_at;
                     self.processes.values_mut().for_each(|process| process.registered = true);
                     self.want_first_pages();
+                    self.find_tree()?;
                     self.status.reached(Moment::Restored);
                     self.hang_up()?;
                     return Ok(());
@@ -537,7 +549,7 @@ impl Engine {
                 Arrival::Demanded(frame) => self.frame_demanded(frame)?,
                 Arrival::Indexed => self.faults.indexed(),
                 // Who waits goes on waiting.
-                Arrival::GaveUp(frame) => tracing::debug!("frame {} may never come", frame.0),
+                Arrival::GaveUp(frame) => self.give_up(frame)?,
                 other => unreachable!("{other:?} does not come by the urgent way"),
             }
             self.answer_faults()?;

@@ -125,6 +125,14 @@ impl Process {
         Ok(Progress::Done)
     }
 
+    /// Makes every access to a page fail from now on.
+    pub(crate) fn poison(&mut self, page: PageAddr, moved: &mut Moved) -> Result<Progress> {
+        let page = PageRange::new(page, 1).context("a page is a range")?;
+        self.fill(page, moved, |uffd, dst, _, pages| {
+            Ok(uffd.poison(PageRange::new(dst, pages).expect("a part of a range is a range")))
+        })
+    }
+
     /// Fills a range with zeros where it is missing.
     pub(crate) fn zero(&mut self, range: PageRange, moved: &mut Moved) -> Result<Progress> {
         self.fill(range, moved, |uffd, dst, _, pages| {

@@ -7,6 +7,7 @@ use crate::{
     address_space::{AddressSpace, apply},
     engine::ProcessId,
     images::Layout,
+    tree::Tree,
     uffd::Event,
 };
 use anyhow::{Context, Result};
@@ -43,6 +44,8 @@ pub(crate) struct Ledger {
     pub next_process: u64,
     /// The message from CRIU that brought the last task.
     pub last_mail: Option<u64>,
+    /// What `--on-missing kill` would kill.
+    pub tree: Tree,
     pub restored: bool,
     pub abandoned: bool,
 }

@@ -51,6 +51,16 @@ fn pages(text: &mut Text, status: &Status) {
         status.pages_dropped.load(Relaxed),
     );
     text.counter(
+        "pageferry_agent_pages_poisoned_total",
+        "Pages that could not be had, for which whoever touches them gets SIGBUS.",
+        status.pages_poisoned.load(Relaxed),
+    );
+    text.counter(
+        "pageferry_agent_processes_killed_total",
+        "Processes killed because a page could not be had.",
+        status.processes_killed.load(Relaxed),
+    );
+    text.counter(
         "pageferry_agent_pages_expected_total",
         "Pages that processes lacked when they began, forked ones included.",
         status.expected.load(Relaxed),

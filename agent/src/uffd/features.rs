@@ -1,6 +1,6 @@
 //! What this kernel and this user may do with userfaultfd: tried, not read from a version number.
 
-use super::ioctl::{Range, iowr};
+use super::ioctl::{self, Range, iowr};
 use nix::{errno::Errno, libc};
 use std::{
     fs::OpenOptions,
@@ -60,25 +60,16 @@ struct Register {
     ioctls: u64,
 }
 
-/// `struct uffdio_poison`.
-#[repr(C)]
-struct Poison {
-    range: Range,
-    mode: u64,
-    updated: i64,
-}
-
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_API: u64 = iowr::<Api>(0x3f);
 const UFFDIO_REGISTER: u64 = iowr::<Register>(0);
-const UFFDIO_POISON: u64 = iowr::<Poison>(8);
 /// `_IO(0xaa, 0)`.
 const USERFAULTFD_IOC_NEW: u64 = 0xaa00;
 const MODE_MISSING: u64 = 1;
 const PAGE: usize = 4096;
 
 // As a C compiler gives them from linux/userfaultfd.h.
-const _: () = assert!(UFFDIO_API == 0xc018_aa3f && UFFDIO_REGISTER == 0xc020_aa00 && UFFDIO_POISON == 0xc020_aa08);
+const _: () = assert!(UFFDIO_API == 0xc018_aa3f && UFFDIO_REGISTER == 0xc020_aa00);
 
 /// By either way.
 fn open() -> Result<OwnedFd, Errno> {
@@ -123,12 +114,9 @@ fn poison_a_page(uffd: &OwnedFd) -> Result<(), Errno> {
     }
     let range = Range { start: page as u64, len: PAGE as u64 };
     let mut register = Register { range, mode: MODE_MISSING, ioctls: 0 };
-    let mut poison = Poison { range, mode: 0, updated: 0 };
-    // SAFETY: the arguments are the structs that these ioctls read and write; the page is the one mapped above, in which no Rust object is.
-    let outcome = unsafe {
-        Errno::result(libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register))
-            .and_then(|_| Errno::result(libc::ioctl(uffd.as_raw_fd(), UFFDIO_POISON, &raw mut poison)))
-    };
+    // SAFETY: the argument is the struct that this ioctl reads and writes; the page is the one mapped above, in which no Rust object is.
+    let registered = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) };
+    let outcome = Errno::result(registered).and_then(|_| ioctl::poison(uffd, range).map_err(Errno::from_raw));
     // SAFETY: what was mapped above; nobody has references into it. No event is reported: none was asked for.
     unsafe { libc::munmap(page, PAGE) };
     outcome.map(drop)

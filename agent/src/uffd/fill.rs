@@ -78,6 +78,16 @@ impl Uffd {
         })
     }
 
+    /// Makes every access to these pages send SIGBUS, wherever none is there yet, and wakes who waits for them (UFFDIO_POISON, Linux 6.6;
+    /// on older ones `Stop::Failed`). The userfaultfd need not have asked for the feature.
+    pub fn poison(&self, range: PageRange) -> Filled {
+        self.fill(range.pages(), |done| {
+            let range =
+                ioctl::Range { start: range.start().get() + done * PAGE_SIZE, len: (range.pages() - done) * PAGE_SIZE };
+            ioctl::poison(&self.inner, range).map(|bytes| bytes / PAGE_SIZE).map_err(Stop::from_errno)
+        })
+    }
+
     /// Repeats `step` (given the pages done; returns how many more are) until all are done or it says why not. The kernel does
     /// not say why a fill stopped half-way; the next attempt, from there on, does.
     fn fill(&self, pages: u64, step: impl Fn(u64) -> Result<u64, Stop>) -> Filled {

@@ -11,12 +11,12 @@ pub(super) struct Range {
     pub(super) len: u64,
 }
 
-/// `struct uffdio_zeropage`.
+/// `struct uffdio_zeropage`, and `struct uffdio_poison`, which has the same shape.
 #[repr(C)]
-struct ZeroPage {
+struct Fill {
     range: Range,
     mode: u64,
-    zeropage: i64,
+    done: i64,
 }
 
 /// `struct uffdio_copy`.
@@ -41,20 +41,30 @@ const fn ior<T>(number: u64) -> u64 {
 
 const UFFDIO_WAKE: u64 = ior::<Range>(2);
 const UFFDIO_COPY: u64 = iowr::<Copy>(3);
-const UFFDIO_ZEROPAGE: u64 = iowr::<ZeroPage>(4);
+const UFFDIO_ZEROPAGE: u64 = iowr::<Fill>(4);
+const UFFDIO_POISON: u64 = iowr::<Fill>(8);
 
 // As a C compiler gives them from linux/userfaultfd.h.
-const _: () = assert!(size_of::<Copy>() == 40 && size_of::<ZeroPage>() == 32 && size_of::<Range>() == 16);
+const _: () = assert!(size_of::<Copy>() == 40 && size_of::<Fill>() == 32 && size_of::<Range>() == 16);
 const _: () = assert!(UFFDIO_COPY == 0xc028_aa03 && UFFDIO_ZEROPAGE == 0xc020_aa04);
-const _: () = assert!(UFFDIO_WAKE == 0x8010_aa02);
+const _: () = assert!(UFFDIO_WAKE == 0x8010_aa02 && UFFDIO_POISON == 0xc020_aa08);
 
 /// UFFDIO_ZEROPAGE: how many bytes were mapped, at least one page; or the errno why not a single one was.
 pub(super) fn zero(uffd: &impl AsFd, range: Range) -> Result<u64, i32> {
-    let mut arg = ZeroPage { range, mode: 0, zeropage: 0 };
-    // SAFETY: the argument is the struct that this ioctl reads and writes. What it maps, zero pages, goes only where no page is, in
-    // memory registered with this userfaultfd: no Rust object is in there.
-    let code = unsafe { libc::ioctl(uffd.as_fd().as_raw_fd(), UFFDIO_ZEROPAGE, &raw mut arg) };
-    outcome(code, arg.zeropage)
+    fill(uffd, UFFDIO_ZEROPAGE, range)
+}
+
+/// UFFDIO_POISON, likewise.
+pub(super) fn poison(uffd: &impl AsFd, range: Range) -> Result<u64, i32> {
+    fill(uffd, UFFDIO_POISON, range)
+}
+
+fn fill(uffd: &impl AsFd, number: u64, range: Range) -> Result<u64, i32> {
+    let mut arg = Fill { range, mode: 0, done: 0 };
+    // SAFETY: the argument is the struct that these ioctls read and write. What they map, zero pages or markers, goes only where no page is,
+    // in memory registered with this userfaultfd: no Rust object is in there.
+    let code = unsafe { libc::ioctl(uffd.as_fd().as_raw_fd(), number, &raw mut arg) };
+    outcome(code, arg.done)
 }
 
 /// UFFDIO_WAKE.
