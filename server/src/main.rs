@@ -39,8 +39,8 @@ struct Cli {
     /// have one
     #[arg(long, default_value_t = Limits::default().connections, value_name = "N")]
     max_connections: usize,
-    /// MiB of memory for decoded frames that are kept and for answers on their way; everything else takes some 10 MiB, and 12 KiB for
-    /// each connection. Requests that find no room wait, and get 503 with Retry-After after ten seconds
+    /// MiB of memory for decoded frames that are kept and for answers on their way; everything else takes some 10 MiB, and 12 to 40 KiB
+    /// for each connection. Requests that find no room wait, and get 503 with Retry-After after ten seconds
     #[arg(long, default_value_t = Limits::default().memory >> 20, value_name = "MIB",
         value_parser = clap::value_parser!(u64).range(Limits::LEAST_MEMORY >> 20..1 << 24))]
     memory: u64,
