@@ -21,6 +21,9 @@ pub(crate) struct Layout {
     /// Of these, argv and environment: the kernel reads them for `/proc/<pid>/cmdline` without waiting, so no fault would ever ask for
     /// them. A slim dump of ours has them; a full dump, given to CRIU as it is, marks them lazy.
     pub first: Vec<PageRange>,
+    /// Of these, what is empty in a child that the task forks (MADV_WIPEONFORK), as random number generators have it. A slim dump of ours has
+    /// those, too; a full dump marks them lazy.
+    pub wiped: Vec<PageRange>,
 }
 
 /// Of argv and environment, the pages that are fetched first: they begin where argv does, and seldom fill more than one.
@@ -82,8 +85,10 @@ impl Images {
             let args = pages_touched(memory.args_and_env.start, memory.args_and_env.end)
                 .and_then(|args| PageRange::new(args.start(), args.pages().min(MOST_FIRST_PAGES)));
             let first = missing.iter().filter_map(|range| range.intersection(args?)).collect();
+            let wiped = memory.mappings.iter().filter(|m| m.wiped_on_fork).map(|m| m.range);
+            let wiped = wiped.filter(|wiped| missing.iter().any(|range| range.intersection(*wiped).is_some())).collect();
             let name = format!("{} ({})", task.pid, task.comm);
-            layouts.insert(task.pid, Layout { name, task: u32::try_from(position)?, registered, missing, first });
+            layouts.insert(task.pid, Layout { name, task: u32::try_from(position)?, registered, missing, first, wiped });
         }
         ids.sort_unstable();
         ids.dedup();

@@ -30,6 +30,8 @@ pub(crate) struct Process {
     pub registered: bool,
     /// Pages to be had at once when the restore is finished, though nothing faults on them.
     pub first: Vec<PageRange>,
+    /// Stored pages that are not to come to a child.
+    wiped: Vec<PageRange>,
     /// Whether its zero pages have still to be taken off the list of what is missing.
     pub leave_zeros: bool,
     journal: Journal,
@@ -56,8 +58,8 @@ pub(crate) struct Moved {
 impl Process {
     /// A process of which `known` is known; what is done to it goes to `journal`.
     pub(crate) fn new(id: ProcessId, known: Known, uffd: Uffd, journal: Journal) -> Self {
-        let Known { name, space, registered, first, fd: _ } = known;
-        Self { id, name, uffd, space, complained: false, registered, first, leave_zeros: true, journal }
+        let Known { name, space, registered, first, wiped, fd: _ } = known;
+        Self { id, name, uffd, space, complained: false, registered, first, wiped, leave_zeros: true, journal }
     }
 
     /// What another agent has to know of it.
@@ -68,6 +70,7 @@ impl Process {
             space: self.space.clone(),
             registered: self.registered,
             first: self.first.clone(),
+            wiped: self.wiped.clone(),
         }
     }
 

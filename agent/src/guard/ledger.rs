@@ -29,6 +29,8 @@ pub(crate) struct Known {
     pub registered: bool,
     /// Pages to be had at once though nothing faults on them.
     pub first: Vec<PageRange>,
+    /// Stored pages that are not to come to a child.
+    pub wiped: Vec<PageRange>,
 }
 
 /// A restore.
@@ -117,17 +119,22 @@ impl Known {
     /// A task as CRIU hands it over.
     pub(crate) fn task(layout: Layout, fd: RawFd) -> Self {
         let space = AddressSpace::new(layout.task, layout.registered, layout.missing);
-        Self { fd, name: layout.name, space, registered: false, first: layout.first }
+        Self { fd, name: layout.name, space, registered: false, first: layout.first, wiped: layout.wiped }
     }
 
     /// A child, as this process is now.
     pub(crate) fn child(&self, fd: RawFd) -> Self {
+        let mut space = self.space.fork();
+        let mut empty = Vec::new();
+        self.wiped.iter().for_each(|stored| space.places(*stored, &mut empty));
+        empty.into_iter().for_each(|place| space.installed(place.runtime));
         Self {
             fd,
             name: format!("a child of {}", self.name),
-            space: self.space.fork(),
+            space,
             registered: self.registered,
             first: Vec::new(),
+            wiped: self.wiped.clone(),
         }
     }
 }

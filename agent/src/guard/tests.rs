@@ -30,6 +30,7 @@ fn layout() -> Layout {
         registered: vec![range(0, 64), range(100, 64)],
         missing: vec![range(0, 32), range(100, 50)],
         first: vec![range(3, 1)],
+        wiped: vec![range(5, 2)],
     }
 }
 
@@ -88,8 +89,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A ledger, to be compared.
 fn content(ledger: &Ledger) -> (BTreeMap<ProcessId, (i32, String)>, u64, bool) {
     let processes = ledger.processes.iter().map(|(id, known)| {
-        let Known { fd, name, space, registered, first } = known;
-        (*id, (*fd, format!("{name} {space:?} {registered} {first:?}")))
+        let Known { fd, name, space, registered, first, wiped } = known;
+        (*id, (*fd, format!("{name} {space:?} {registered} {first:?} {wiped:?}")))
     });
     (processes.collect(), ledger.next_process, ledger.restored)
 }
@@ -143,6 +144,16 @@ proptest! {
             prop_assert_eq!(content(&left(&header)), content(&model));
         }
     }
+}
+
+#[test]
+fn what_is_wiped_on_fork_does_not_come_to_a_child() {
+    let mut parent = Known::task(layout(), 50);
+    parent.space.remap(range(4, 4), PageAddr::new(300 * 4096).unwrap());
+    let child = parent.child(51);
+    assert!(parent.space.lacks(range(5, 2)) && !child.space.lacks(range(5, 2)));
+    assert!(child.space.lacks(range(4, 1)) && child.space.lacks(range(7, 1)));
+    assert!(!child.child(52).space.lacks(range(5, 2)));
 }
 
 #[test]
