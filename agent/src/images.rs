@@ -86,9 +86,11 @@ impl Images {
                 .and_then(|args| PageRange::new(args.start(), args.pages().min(MOST_FIRST_PAGES)));
             let first = missing.iter().filter_map(|range| range.intersection(args?)).collect();
             let wiped = memory.mappings.iter().filter(|m| m.wiped_on_fork).map(|m| m.range);
-            let wiped = wiped.filter(|wiped| missing.iter().any(|range| range.intersection(*wiped).is_some())).collect();
+            let wiped =
+                wiped.filter(|wiped| missing.iter().any(|range| range.intersection(*wiped).is_some())).collect();
             let name = format!("{} ({})", task.pid, task.comm);
-            layouts.insert(task.pid, Layout { name, task: u32::try_from(position)?, registered, missing, first, wiped });
+            layouts
+                .insert(task.pid, Layout { name, task: u32::try_from(position)?, registered, missing, first, wiped });
         }
         ids.sort_unstable();
         ids.dedup();

@@ -129,7 +129,11 @@ impl Scene {
                 }));
                 assert!(checked.is_ok(), "{after}");
             }
-            println!("{signal} over {duration:?}: whole {}, stopped {}, killed {}", seen[0], seen[1], seen[2]);
+            let [whole, stopped, killed] = seen;
+            println!(
+                "trial: {:?} interrupted | {signal} over {duration:.0?}: {whole} whole, {stopped} stopped, {killed} killed | seed {seed}",
+                command().get_args().next().unwrap_or_default()
+            );
             assert!(duration < Duration::from_secs(60), "the trial is meant for runs of less than a second");
         }
     }

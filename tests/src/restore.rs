@@ -58,6 +58,12 @@ fn restore_with(
     tools::run(agent.args(["--", "--shell-job"]).args(criu_options))
 }
 
+fn copy(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args());
+    copy
+}
+
 /// `pageferry-agent lazy-pages`, outside every cell: the socket is a path.
 pub struct Pager {
     daemon: Daemon,
@@ -67,11 +73,23 @@ pub struct Pager {
 impl Pager {
     /// Starts it and waits until it says (by its `--status-fd`) that it listens.
     pub fn start(store: &str, slim: &Path, work: &Path, options: &[&str]) -> Result<Self> {
+        Self::start_by(copy, store, slim, work, options)
+    }
+
+    /// The same, by the command that `wrapped` makes of the agent's.
+    pub fn start_by(
+        wrapped: impl FnOnce(&Command) -> Command,
+        store: &str,
+        slim: &Path,
+        work: &Path,
+        options: &[&str],
+    ) -> Result<Self> {
         // Standard output becomes descriptor 3, the one that the agent reports to; all it prints goes to the log.
         const SCRIPT: &str = r#"exec "$@" --status-fd 3 3>&1 1>&2"#;
         let mut agent = Command::new("sh");
         agent.args(["-c", SCRIPT, "sh"]).arg(tools::binary("pageferry-agent")?);
         agent.args(["lazy-pages", "--store", store, "-D"]).arg(slim).arg("-W").arg(work).args(options);
+        let agent = wrapped(&agent);
         let mut daemon = Daemon::start("pageferry-agent", &agent, &work.join("agent.log"), Some(Stdio::piped()))?;
         let mut status = daemon.child().stdout.take().context("stdout is piped")?;
         let mut byte = [1];

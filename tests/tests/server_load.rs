@@ -52,7 +52,7 @@ fn ten_restores_at_once_cost_the_server_what_one_does() -> Result<()> {
             restores.into_iter().try_for_each(|restore| restore.join().expect("a restore panicked"))
         })?;
         let ten = host.peak_memory()?;
-        println!("server: {} MiB at most with one restore, {} MiB with ten at once", one / MIB, ten / MIB);
+        println!("trial: 10 restores at once | server {} MiB at most with one, {} MiB with ten", one / MIB, ten / MIB);
         // Answers on their way to nine more agents; what does not fit waits (places/mod.rs in server).
         assert!(ten <= one + 24 * MIB && ten < MEMORY_LIMIT, "{one} bytes with one restore, {ten} with ten");
     }
@@ -104,8 +104,13 @@ fn killed_for(scene: &Scene, outage: Duration, name: &str) -> Result<()> {
         check.join().expect("the check panicked")
     })?;
     pager.finish()?;
-    println!("away for {} s, complete {:.1} s after it was killed", outage.as_secs(), killed.elapsed().as_secs_f64());
-    scene.checkpoint.check(&cell)
+    scene.checkpoint.check(&cell)?;
+    println!(
+        "trial: server killed | away for {} s, complete {:.1} s after it was killed",
+        outage.as_secs(),
+        killed.elapsed().as_secs_f64()
+    );
+    Ok(())
 }
 
 #[test]
@@ -128,7 +133,7 @@ fn within_64_mib_page_cache_and_all() -> Result<()> {
             .collect::<Result<_>>()?;
         restore(&scene, &host, &format!("limited-{trial}"))?;
         println!(
-            "{} MiB at most, page cache included; {} MiB of its own",
+            "trial: server under 64 MiB | {} MiB at most, page cache included; {} MiB of its own",
             limit.peak()? / MIB,
             host.peak_memory()? / MIB
         );

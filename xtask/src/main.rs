@@ -1,4 +1,4 @@
-//! The one entry for everything: `cargo xtask setup | test | demo | bench`.
+//! The one entry for everything: `cargo xtask setup | test | torture | demo | bench`.
 //!
 //! xtask is built before anything else is there, so it stays on `std` and `anyhow`; all the rest it runs as commands.
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod programs;
 mod run;
 mod setup;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask setup [--criu system|trixie|sid]   find or fetch libclang, CRIU and the programs that tests checkpoint
 cargo xtask test  [--quick]                    setup, then everything that CI checks (--quick: no end-to-end tests)
+cargo xtask torture [--only NAME] [--count N] [--seed S]
+                                               setup, then the trials, many times: kills, outages, hostile hosts (hours)
 cargo xtask demo  [redis|node] [--json]        checkpoint a real program, restore it over HTTP, show what happens
 cargo xtask bench [--quick] [--only NAME]      setup, then the measurements of bench/ (release build)
 
@@ -45,6 +48,7 @@ fn dispatch(args: Vec<String>) -> Result<()> {
     match command {
         "setup" => setup::main(rest),
         "test" => test::main(rest),
+        "torture" => torture::main(rest),
         "demo" => demo::main(rest),
         "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {

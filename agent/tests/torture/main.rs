@@ -132,9 +132,16 @@ fn torture() -> Result<()> {
         rounds += 1;
         seed += 1;
     }
-    println!("{rounds} rounds in {:.0?}: {total:?}", start.elapsed());
+    println!(
+        "trial: layout | {rounds} rounds in {:.0?}, no wrong byte: {total:?} | last seed {}",
+        start.elapsed(),
+        seed - 1
+    );
     let p99 = kills.p99().unwrap_or_default();
-    println!("{} agents and {} guards killed; two processes again after {p99:.0?} (p99)", kills.agents, kills.guards);
+    println!(
+        "trial: layout | {} agents and {} guards killed; two processes again after {p99:.0?} (p99)",
+        kills.agents, kills.guards
+    );
     Ok(())
 }
 

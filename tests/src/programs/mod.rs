@@ -5,6 +5,7 @@ mod java;
 mod memory;
 mod node;
 mod redis;
+mod sparse;
 mod threads;
 
 use std::{
@@ -19,6 +20,7 @@ pub use java::Java;
 pub use memory::Memory;
 pub use node::Node;
 pub use redis::Redis;
+pub use sparse::Sparse;
 pub use threads::Threads;
 
 use crate::http;

@@ -3,9 +3,12 @@
 
 use pageferry_tests::{
     Checkpoint, Result, Split, Workdir,
-    programs::{Gunicorn, Java, Node, Program, Redis, Threads},
+    programs::{Gunicorn, Java, Node, Program, Redis, Sparse, Threads},
     split,
 };
+
+/// Of the program "sparse": every so many pages one has content.
+pub const SPARSE_STEP: usize = 64;
 
 /// A checkpoint, split; the full dump is gone.
 pub struct Scene {
@@ -30,6 +33,7 @@ pub fn program(name: &str, size: usize) -> Box<dyn Program> {
         "gunicorn" => Box::new(Gunicorn { items: size }),
         "node" => Box::new(Node { objects: size }),
         "java" => Box::new(Java { objects: size }),
+        "sparse" => Box::new(Sparse { bytes: size, step: SPARSE_STEP }),
         "threads" => Box::new(Threads { part_size: size }),
         other => panic!("no program is called {other}"),
     }
