@@ -106,7 +106,7 @@ fn exits_is_killed_executes_or_is_stopped() -> Result<()> {
     for round in 0..trial.count {
         for what in ["exit", "kill", "exec", "stop"] {
             let folder = scene.work.folder(&format!("{what}-{round}"))?;
-            let complete = if trial.random() % 2 == 0 { "never" } else { "now" };
+            let complete = if trial.random().is_multiple_of(2) { "never" } else { "now" };
             let (cell, mut pager) = lazily(&scene, &folder, &["--complete", complete, "--limit-rate", "8M"])?;
             thread::sleep(trial.moment_within(Duration::from_millis(400)));
             let root = Pid::from_raw(cell.outside_pid(ROOT_PID)?);
