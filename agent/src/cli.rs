@@ -131,9 +131,10 @@ pub enum LogFormat {
 /// `pageferry-agent lazy-pages`.
 #[derive(Args, Debug, Clone)]
 pub struct LazyPagesArgs {
-    /// The page store: a path or http(s):// address [default: the images directory, as a raw checkpoint].
+    /// The page store: a path or http(s):// address [default: the images directory, as a raw checkpoint]. Given several times: mirrors
+    /// that hold the same; each request goes to the one that does best.
     #[arg(long, value_name = "STORE")]
-    pub store: Option<String>,
+    pub store: Vec<String>,
     /// The images that `criu restore` is given: a slim dump.
     #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
     pub images_dir: PathBuf,
@@ -159,6 +160,9 @@ pub struct LazyPagesArgs {
 pub struct RestoreArgs {
     /// The page store: a path or http(s):// address; a raw checkpoint directory works too.
     pub store: String,
+    /// A mirror: another place that holds the same. Can be given several times; each request goes to the place that does best.
+    #[arg(long = "store", value_name = "MIRROR")]
+    pub mirrors: Vec<String>,
     /// Where to unpack the slim dump, and leave it [default: a temporary directory].
     #[arg(short = 'D', long, value_name = "DIR")]
     pub images_dir: Option<PathBuf>,
@@ -184,6 +188,13 @@ impl Cli {
             Command::Restore(args) => Some(&args.pager),
             Command::Doctor(_) => None,
         }
+    }
+}
+
+impl RestoreArgs {
+    /// Where the store is, and its mirrors.
+    pub(crate) fn locations(&self) -> Vec<String> {
+        std::iter::once(&self.store).chain(&self.mirrors).cloned().collect()
     }
 }
 

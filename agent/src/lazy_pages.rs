@@ -207,9 +207,10 @@ impl Signals {
 }
 
 /// Opens a store so that what it reads is counted.
-pub(crate) async fn open_store(location: &str, http: HttpVersion, status: &Arc<Status>) -> Result<Store> {
-    let store = at_first(location, || Store::open_by(location, http)).await;
-    let store = store.with_context(|| format!("opening the page store {location}"))?;
+pub(crate) async fn open_store(locations: &[String], http: HttpVersion, status: &Arc<Status>) -> Result<Store> {
+    let names = locations.join(", ");
+    let store = at_first(&names, || Store::open_mirrors(locations, http)).await;
+    let store = store.with_context(|| format!("opening the page store {names}"))?;
     Ok(counting(store, status))
 }
 
@@ -223,11 +224,11 @@ pub(crate) fn runtime() -> Result<Runtime> {
 }
 
 /// Opens again the store of a restore that another agent has begun. It has worked before, and gives up as little as a fetch does.
-pub(crate) async fn reopen_store(location: &str, http: HttpVersion, left: &Left, status: &Arc<Status>) -> Store {
+pub(crate) async fn reopen_store(locations: &[String], http: HttpVersion, left: &Left, status: &Arc<Status>) -> Store {
     loop {
-        match Store::reopen(location, http, &left.ledger.manifest).await {
+        match Store::reopen_mirrors(locations, http, &left.ledger.manifest).await {
             Ok(store) => return counting(store, status),
-            Err(error) => tracing::error!("opening the page store {location} again: {error}; trying again"),
+            Err(error) => tracing::error!("opening the page store again: {error}; trying again"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -265,7 +266,10 @@ pub fn run(
     runtime()?.block_on(async {
         let status = Arc::new(Status::new(began(&guarded, started)));
         let _endpoint = endpoint(args.pager.metrics.as_deref(), &status, left.is_some())?;
-        let location = args.store.clone().unwrap_or_else(|| args.images_dir.display().to_string());
+        let mut locations = args.store.clone();
+        if locations.is_empty() {
+            locations.push(args.images_dir.display().to_string());
+        }
         let setting = Setting {
             images_dir: &args.images_dir,
             work_dir: &work_dir,
@@ -275,11 +279,11 @@ pub fn run(
         };
         let pager = match left {
             Some(left) => {
-                let store = reopen_store(&location, args.pager.http_version(), &left, &status).await;
+                let store = reopen_store(&locations, args.pager.http_version(), &left, &status).await;
                 Pager::take_over(store, left, setting)?
             }
             None => {
-                let store = open_store(&location, args.pager.http_version(), &status).await?;
+                let store = open_store(&locations, args.pager.http_version(), &status).await?;
                 let early = Early::start(&store, &args.pager)?;
                 let pager = Pager::start(store, early, setting).await?;
                 if let Some(fd) = args.status_fd {

@@ -3,6 +3,7 @@
 mod buffers;
 mod http;
 mod local;
+mod mirrors;
 mod response;
 mod spool;
 mod spools;
@@ -12,6 +13,7 @@ pub use buffers::{Buffer, Buffers};
 pub use http::{Deadlines, HttpBackend, HttpVersion};
 pub use local::LocalBackend;
 pub(crate) use local::{blocking, check_limit, stream_range};
+pub use mirrors::Mirrors;
 
 use crate::{Error, Result};
 use async_trait::async_trait;

@@ -23,7 +23,8 @@ pub mod working_set;
 pub mod write;
 
 pub use backend::{
-    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpVersion, LocalBackend, Look, read_range,
+    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpVersion, LocalBackend, Look, Mirrors,
+    read_range,
 };
 pub use error::{Error, Result, Retry};
 pub use manifest::{

@@ -46,6 +46,14 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether both name the same objects. Working sets, which are added later, may differ.
+    pub fn is_same_store(&self, other: &Self) -> bool {
+        self.checkpoint_id == other.checkpoint_id
+            && self.index == other.index
+            && self.packs == other.packs
+            && self.slim == other.slim
+    }
+
     /// Parses and checks (`object` is for messages).
     pub fn parse(object: &str, json: &[u8]) -> Result<Self> {
         let corrupt = |place: String, problem: String| Error::Corrupt { object: object.into(), place, problem };

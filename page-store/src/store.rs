@@ -4,9 +4,11 @@ mod frames;
 mod open;
 mod parts;
 
+pub(crate) use open::manifest as manifest_of;
+
 use crate::{
-    Backend, Error, Frame, FrameInfo, FrameNumber, HttpVersion, Manifest, Result, Run, SlimDump, WorkingSetObject,
-    backend::blocking, index::IndexPart, working_set::WorkingSet,
+    Backend, Error, Frame, FrameInfo, FrameNumber, HttpVersion, Manifest, Mirrors, Result, Run, SlimDump,
+    WorkingSetObject, backend::blocking, index::IndexPart, working_set::WorkingSet,
 };
 use bytes::Bytes;
 use criu_images::{PageRange, Pid};
@@ -44,23 +46,35 @@ impl Store {
         Self::from_backend(open::backend(location, http).await?).await
     }
 
-    /// Opens again a store that was open before, with its `checkpoint.json` as it was then: whatever stands there now, what that named
-    /// is what is read. Nothing is fetched; a raw checkpoint is read once, whole.
-    pub async fn reopen(location: &str, http: HttpVersion, manifest: &[u8]) -> Result<Self> {
-        let backend = open::backend(location, http).await?;
-        let manifest = Manifest::parse(&backend.describe(crate::MANIFEST_NAME), manifest)?;
-        Ok(Self::with_manifest(backend, manifest))
+    /// Opens a store of which there are copies at several locations: each request goes to the one that does best ([`crate::Mirrors`]).
+    pub async fn open_mirrors(locations: &[String], http: HttpVersion) -> Result<Self> {
+        if let [location] = locations {
+            return Self::open_by(location, http).await;
+        }
+        let (manifest, backend) = open::mirrors(locations, http).await?;
+        Ok(Self::of(manifest, backend))
     }
 
-    fn with_manifest(backend: Arc<dyn Backend>, manifest: Manifest) -> Self {
-        let parts = Arc::new(Parts::new(&manifest));
-        Self { manifest: Arc::new(manifest), backend, parts, decoders: Arc::default() }
+    /// Opens again a store that was open before, with its `checkpoint.json` as it was then: whatever stands there now, what that named
+    /// is what is read. Nothing is fetched; a raw checkpoint is read once, whole.
+    pub async fn reopen_mirrors(locations: &[String], http: HttpVersion, manifest: &[u8]) -> Result<Self> {
+        let name = format!("{} of {}", crate::MANIFEST_NAME, locations.join(", "));
+        let manifest = Arc::new(Manifest::parse(&name, manifest)?);
+        let backend = match locations {
+            [location] => open::backend(location, http).await?,
+            _ => Arc::new(Mirrors::again(open::backends(locations, http).await?, manifest.clone())),
+        };
+        Ok(Self::of(manifest, backend))
     }
 
     /// Opens what a backend holds.
     pub async fn from_backend(backend: Arc<dyn Backend>) -> Result<Self> {
-        let manifest = open::manifest(&*backend).await?;
-        Ok(Self::with_manifest(backend, manifest))
+        Ok(Self::of(Arc::new(open::manifest(&*backend).await?), backend))
+    }
+
+    fn of(manifest: Arc<Manifest>, backend: Arc<dyn Backend>) -> Self {
+        let parts = Arc::new(Parts::new(&manifest));
+        Self { manifest, backend, parts, decoders: Arc::default() }
     }
 
     /// The same store, index shared, over connections of its own ([`Backend::fresh`]).

@@ -1,8 +1,8 @@
 //! What a location is, and its manifest.
 
 use crate::{
-    Backend, Error, HttpBackend, HttpVersion, LocalBackend, MANIFEST_NAME, Manifest, Result, backend::blocking,
-    manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
+    Backend, Error, HttpBackend, HttpVersion, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, Result,
+    backend::blocking, manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
 };
 use std::{path::Path, sync::Arc};
 
@@ -45,8 +45,33 @@ async fn local(path: &str) -> Result<Arc<dyn Backend>> {
     .await
 }
 
+/// The mirrors at these locations, and what they hold.
+pub(super) async fn mirrors(locations: &[String], http: HttpVersion) -> Result<(Arc<Manifest>, Arc<dyn Backend>)> {
+    let (mirrors, manifest) = Mirrors::open(backends(locations, http).await?).await?;
+    Ok((manifest, Arc::new(mirrors)))
+}
+
+/// The backends at these locations. One that cannot even be looked at is left out, unless all are such.
+pub(super) async fn backends(locations: &[String], http: HttpVersion) -> Result<Vec<Arc<dyn Backend>>> {
+    let mut backends = Vec::new();
+    let mut failure = None;
+    for location in locations {
+        match backend(location, http).await {
+            Ok(backend) => backends.push(backend),
+            Err(error) => {
+                tracing::warn!("{error}; left out");
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(error) = failure.filter(|_| backends.is_empty()) {
+        return Err(error);
+    }
+    Ok(backends)
+}
+
 /// Fetches and checks the manifest.
-pub(super) async fn manifest(backend: &dyn Backend) -> Result<Manifest> {
+pub(crate) async fn manifest(backend: &dyn Backend) -> Result<Manifest> {
     let json = backend.get(MANIFEST_NAME, MAX_MANIFEST_BYTES).await?;
     Manifest::parse(&backend.describe(MANIFEST_NAME), &json)
 }
