@@ -28,6 +28,7 @@ mod criu_pager;
 mod daemon;
 mod folders;
 mod host;
+pub mod hostile;
 pub mod http;
 mod memory;
 mod memory_limit;

@@ -1,0 +1,105 @@
+//! Restores from hosts that lie, and from two of which one is of no use.
+//!
+//! `PAGEFERRY_TRIAL_COUNT` restores for each trial (1 unless told), with `PAGEFERRY_TRIAL_SEED` and the numbers that follow.
+
+mod common;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use common::{Scene, scene};
+use pageferry_tests::{
+    Cell, Host, Pager, Result, SlowLink, Speed, agent_restore, criu_restore, free_port,
+    hostile::{ALL_FAULTS, Fault, Hostile},
+};
+
+/// A number from the environment.
+fn number(name: &str) -> Result<Option<u64>> {
+    std::env::var(name).ok().map(|text| text.parse().context(format!("{name}={text}"))).transpose()
+}
+
+/// What to begin random numbers with, one for each restore. Printed, so that a failure can be had again.
+fn seeds() -> Result<Vec<u64>> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64;
+    let first = number("PAGEFERRY_TRIAL_SEED")?.unwrap_or(now);
+    let count = number("PAGEFERRY_TRIAL_COUNT")?.unwrap_or(1);
+    Ok((first..first.saturating_add(count)).collect())
+}
+
+#[test]
+fn nine_answers_of_ten_are_spoiled() -> Result<()> {
+    for (name, size) in [("redis", 10_000), ("threads", 1 << 20)] {
+        let Scene { work, checkpoint, split } = scene(name, size)?;
+        let host = Host::server(&work, &split.store)?;
+        for seed in seeds()? {
+            println!("{name}: PAGEFERRY_TRIAL_SEED={seed}");
+            let proxy = Hostile::to(host.port(), 9, ALL_FAULTS, seed)?;
+            let url = format!("http://127.0.0.1:{}/store", proxy.port());
+            let start = Instant::now();
+            let cell = Cell::new()?;
+            let pager = Pager::start(&url, &split.slim, &work.folder(&format!("pager-{seed}"))?, &[])?;
+            criu_restore(&cell, &split.slim, pager.work(), &["--lazy-pages"])?;
+            checkpoint.check(&cell).with_context(|| format!("seed {seed}"))?;
+            pager.finish()?;
+            checkpoint.check(&cell).with_context(|| format!("seed {seed}"))?;
+            let (good, bad) = proxy.answers();
+            println!("{name}: {good} good answers, {bad} spoiled, {:.1} s", start.elapsed().as_secs_f32());
+            assert!(bad > good, "the proxy did not spoil enough to prove anything");
+        }
+    }
+    Ok(())
+}
+
+/// With nothing but the address: the slim dump comes through the same host.
+#[test]
+fn one_command_from_a_host_that_lies() -> Result<()> {
+    let Scene { work, checkpoint, split } = scene("redis", 5_000)?;
+    let host = Host::nginx(&work, &split.store)?;
+    for seed in seeds()? {
+        println!("PAGEFERRY_TRIAL_SEED={seed}");
+        let proxy = Hostile::to(host.port(), 9, ALL_FAULTS, seed)?;
+        let cell = Cell::new()?;
+        let url = format!("http://127.0.0.1:{}", proxy.port());
+        agent_restore(&cell, &url, &work.path().join(format!("images-{seed}")), &[], &[])?;
+        checkpoint.check(&cell).with_context(|| format!("seed {seed}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_of_two_mirrors_is_of_no_use() -> Result<()> {
+    let Scene { work, checkpoint, split } = scene("redis", 20_000)?;
+    let host = Host::server(&work, &split.store)?;
+    let good = host.url();
+    // Pages come from packs; what is wrong with the rest would be found before CRIU starts.
+    let corrupt = Hostile::to(host.port(), 10, &[Fault::FlippedBit], 1)?;
+    let crawl = SlowLink::to(host.port(), Speed { round_trip: Duration::from_millis(50), rate: Some(4e6) })?;
+    let gone = format!("http://127.0.0.1:{}/store", free_port()?);
+    let corrupt_url = format!("http://127.0.0.1:{}/store", corrupt.port());
+    let mut alone = None;
+    for (name, mirrors) in [
+        ("the good one alone", vec![good.clone()]),
+        ("both fine", vec![good.clone(), good.clone()]),
+        ("gone", vec![gone, good.clone()]),
+        ("corrupt", vec![corrupt_url, good.clone()]),
+        ("slow", vec![host.url_across(&crawl), good.clone()]),
+    ] {
+        let mut times = Vec::new();
+        for run in 0..number("PAGEFERRY_TRIAL_COUNT")?.unwrap_or(1).max(1) {
+            let options: Vec<_> = mirrors[1..].iter().flat_map(|mirror| ["--store", mirror.as_str()]).collect();
+            let cell = Cell::new()?;
+            let start = Instant::now();
+            let folder = work.folder(&format!("pager-{name}-{run}"))?;
+            let pager = Pager::start(&mirrors[0], &split.slim, &folder, &options)?;
+            criu_restore(&cell, &split.slim, pager.work(), &["--lazy-pages"])?;
+            pager.finish()?;
+            times.push(start.elapsed().as_secs_f64());
+            checkpoint.check(&cell).context(name)?;
+        }
+        times.sort_by(f64::total_cmp);
+        let median = times[times.len() / 2];
+        let compared = median / *alone.get_or_insert(median);
+        println!("{name}: whole after {median:.2} s, {compared:.2} of the good one alone");
+    }
+    Ok(())
+}
