@@ -71,6 +71,24 @@ pub const ALL_FAULTS: &[Fault] = &[
     Fault::ClosedIdle,
 ];
 
+/// All but the one that hands out everything at once: without it, every frame has to be fought for.
+pub const WITHOUT_WHOLE: &[Fault] = &[
+    Fault::CutBody,
+    Fault::CutHead,
+    Fault::NoAnswer,
+    Fault::FlippedBit,
+    Fault::OtherObject,
+    Fault::Error,
+    Fault::Busy,
+    Fault::TooMany,
+    Fault::NotFound,
+    Fault::OtherPart,
+    Fault::Short,
+    Fault::Long,
+    Fault::WrongContentRange,
+    Fault::Coded,
+];
+
 /// The proxy. It takes connections until it is dropped.
 pub struct Hostile {
     port: u16,

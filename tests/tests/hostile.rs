@@ -10,7 +10,7 @@ use anyhow::Context;
 use common::{Scene, scene};
 use pageferry_tests::{
     Cell, Host, Pager, Result, SlowLink, Speed, agent_restore, criu_restore, free_port,
-    hostile::{ALL_FAULTS, Fault, Hostile},
+    hostile::{ALL_FAULTS, Fault, Hostile, WITHOUT_WHOLE},
 };
 
 /// A number from the environment.
@@ -28,12 +28,12 @@ fn seeds() -> Result<Vec<u64>> {
 
 #[test]
 fn nine_answers_of_ten_are_spoiled() -> Result<()> {
-    for (name, size) in [("redis", 10_000), ("threads", 1 << 20)] {
+    for (name, size, faults) in [("redis", 20_000, WITHOUT_WHOLE), ("threads", 1 << 20, ALL_FAULTS)] {
         let Scene { work, checkpoint, split } = scene(name, size)?;
         let host = Host::server(&work, &split.store)?;
         for seed in seeds()? {
             println!("{name}: PAGEFERRY_TRIAL_SEED={seed}");
-            let proxy = Hostile::to(host.port(), 9, ALL_FAULTS, seed)?;
+            let proxy = Hostile::to(host.port(), 9, faults, seed)?;
             let url = format!("http://127.0.0.1:{}/store", proxy.port());
             let start = Instant::now();
             let cell = Cell::new()?;
