@@ -5,6 +5,7 @@
 //! log and the progress line say so. Only verified frames come out ([`page_store::Frame`]).
 
 mod budget;
+mod changed;
 mod extent;
 mod left;
 mod retry;
@@ -12,6 +13,7 @@ mod retry;
 use crate::{link::Link, placement::Placement, rate::RateLimit, status::Status};
 use anyhow::{Context, Result};
 use budget::{Budget, Who};
+use changed::Watch;
 use criu_images::{PageRange, Pid};
 use extent::{Extent, Outlet};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -67,6 +69,7 @@ pub(crate) struct Fetcher {
     limit: Arc<RateLimit>,
     status: Arc<Status>,
     budget: Arc<Budget>,
+    watch: Arc<Watch>,
     give_up: Option<Duration>,
     wake: Arc<EventFd>,
     urgent: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
@@ -126,6 +129,7 @@ impl Fetcher {
             limit: Arc::new(limit),
             status,
             budget: Arc::default(),
+            watch: Watch::new(store.with_own_connections()),
             give_up,
             wake: Arc::new(
                 EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).context("making an eventfd")?,
@@ -195,7 +199,7 @@ impl Fetcher {
     }
 
     fn policy(&self, who: Who) -> Policy {
-        Policy { status: self.status.clone(), budget: self.budget.clone(), who }
+        Policy { status: self.status.clone(), budget: self.budget.clone(), watch: self.watch.clone(), who }
     }
 
     fn extent_of(&self, lane: &Lane, who: Who, frames: Range<FrameNumber>) -> Extent {

@@ -87,6 +87,11 @@ impl Store {
         &self.manifest
     }
 
+    /// What its `checkpoint.json` says now; this store goes on by what it said when it was opened.
+    pub async fn current_manifest(&self) -> Result<Manifest> {
+        open::manifest(&*self.backend).await
+    }
+
     /// Where it is.
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend

@@ -1,6 +1,9 @@
 //! Trying again: what cannot be had now may be had later, and whoever needs a page has no other choice than to wait for it.
 
-use super::budget::{Budget, Who};
+use super::{
+    budget::{Budget, Who},
+    changed::Watch,
+};
 use crate::status::Status;
 use anyhow::Result;
 use page_store::{Error, Retry};
@@ -45,6 +48,7 @@ fn pause(error: Option<&Error>, failures: u32, random: f64) -> Duration {
 pub(super) struct Policy {
     pub(super) status: Arc<Status>,
     pub(super) budget: Arc<Budget>,
+    pub(super) watch: Arc<Watch>,
     pub(super) who: Who,
 }
 
@@ -89,12 +93,13 @@ impl Pauses {
 
     /// Returns when it is time for the next attempt.
     pub(super) async fn failed(&mut self, error: &anyhow::Error) {
-        let Policy { status, budget, who } = &self.policy;
+        let Policy { status, budget, watch, who } = &self.policy;
         let cause = error.downcast_ref::<Error>();
         status.retries.fetch_add(1, Relaxed);
         if matches!(cause, Some(Error::Corrupt { .. })) {
             status.digest_failures.fetch_add(1, Relaxed);
         }
+        watch.failed(cause);
         if !status.outage.swap(true, Relaxed) && budget.says_bad_news() {
             tracing::warn!(
                 error = format!("{error:#}"),
