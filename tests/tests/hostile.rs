@@ -70,16 +70,19 @@ fn one_command_from_a_host_that_lies() -> Result<()> {
 fn one_of_two_mirrors_is_of_no_use() -> Result<()> {
     let Scene { work, checkpoint, split } = scene("redis", 20_000)?;
     let host = Host::server(&work, &split.store)?;
-    let good = host.url();
+    // As far away as mirrors are; on loopback CRIU alone would be measured.
+    let near = Speed { round_trip: Duration::from_millis(10), rate: Some(200e6) };
+    let (one, other) = (SlowLink::to(host.port(), near)?, SlowLink::to(host.port(), near)?);
+    let good = host.url_across(&one);
     // Pages come from packs; what is wrong with the rest would be found before CRIU starts.
-    let corrupt = Hostile::to(host.port(), 10, &[Fault::FlippedBit], 1)?;
+    let corrupt = Hostile::to(other.port(), 10, &[Fault::FlippedBit], 1)?;
     let crawl = SlowLink::to(host.port(), Speed { round_trip: Duration::from_millis(50), rate: Some(4e6) })?;
     let gone = format!("http://127.0.0.1:{}/store", free_port()?);
     let corrupt_url = format!("http://127.0.0.1:{}/store", corrupt.port());
     let mut alone = None;
     for (name, mirrors) in [
         ("the good one alone", vec![good.clone()]),
-        ("both fine", vec![good.clone(), good.clone()]),
+        ("both fine", vec![host.url_across(&other), good.clone()]),
         ("gone", vec![gone, good.clone()]),
         ("corrupt", vec![corrupt_url, good.clone()]),
         ("slow", vec![host.url_across(&crawl), good.clone()]),
