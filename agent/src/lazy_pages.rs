@@ -159,6 +159,13 @@ impl Pager {
         Ok(())
     }
 
+    /// Ends a pager for which CRIU was never started; signals have nothing to say any more.
+    pub(crate) async fn abandon(self) {
+        self.news_of_criu()();
+        // Whatever it ends with, it has no process to fail.
+        let _ = tokio::task::spawn_blocking(move || self.engine.join()).await;
+    }
+
     /// For telling it, while it finishes, that CRIU has ended: a pager that CRIU has not connected to then ends too.
     pub(crate) fn news_of_criu(&self) -> impl Fn() + use<> {
         let (orders, wake) = (self.orders.clone(), self.wake.clone());

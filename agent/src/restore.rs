@@ -85,8 +85,7 @@ async fn begin(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> R
     };
     // It may have come while nobody looked.
     if let Some(stopped) = stopped.as_mut().now_or_never() {
-        pager.news_of_criu()();
-        let _ = pager.finish(false, true).await;
+        pager.abandon().await;
         return Err(stopped.into());
     }
     let criu = criu::start(args, &folders.images_dir, &folders.work_dir, guarded)?;
