@@ -106,6 +106,9 @@ pub fn split(
         slim,
         working_sets: Vec::new(),
     };
+    if progress.cancelled() {
+        return Err(batch::stopped());
+    }
     sink.commit(&manifest.to_json()?)?;
     Ok(manifest)
 }

@@ -173,7 +173,7 @@ pub fn split(options: &SplitOptions, meter: &Meter, stop: &Stop) -> Result<Split
     let manifest = match &options.slim {
         None => write(&checkpoint, &sink, options, meter, stop)?,
         Some(dir) => {
-            let with_slim = WithSlimDir::create(&sink, dir)?;
+            let with_slim = WithSlimDir::create(&sink, dir, stop)?;
             write(&checkpoint, &with_slim, options, meter, stop)?
         }
     };

@@ -34,7 +34,7 @@ impl Batch {
 }
 
 /// The error of a run that was told to stop.
-fn stopped() -> Error {
+pub(super) fn stopped() -> Error {
     let source = io::Error::new(io::ErrorKind::Interrupted, "stopped; nothing was written");
     Error::Io { object: "split".into(), source }
 }

@@ -1,7 +1,10 @@
 //! Puts the slim dump in its place just before the store becomes visible, so that both are there in the end or neither is. (A run
 //! that is killed between these two renames leaves the slim dump alone.)
 
-use crate::output::{OutputDir, sync_tree};
+use crate::{
+    Stop,
+    output::{OutputDir, sync_tree},
+};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,17 +12,18 @@ use page_store::{
     Backend, ByteStream, Error, LocalBackend, MANIFEST_NAME, Store,
     write::{LocalSink, ObjectSink, ObjectWriter},
 };
-use std::{cell::Cell, ops::Range, path::Path, sync::Arc};
+use std::{cell::Cell, io, ops::Range, path::Path, sync::Arc};
 
 /// A sink that unpacks the slim dump when it is told to commit.
 pub(super) struct WithSlimDir<'a> {
     inner: &'a LocalSink,
     dir: OutputDir,
+    stop: &'a Stop,
 }
 
 impl<'a> WithSlimDir<'a> {
-    pub(super) fn create(inner: &'a LocalSink, dir: &Path) -> Result<Self> {
-        Ok(Self { inner, dir: OutputDir::create(dir).context("the slim dump")? })
+    pub(super) fn create(inner: &'a LocalSink, dir: &Path, stop: &'a Stop) -> Result<Self> {
+        Ok(Self { inner, dir: OutputDir::create(dir).context("the slim dump")?, stop })
     }
 }
 
@@ -38,6 +42,10 @@ impl ObjectSink for WithSlimDir<'_> {
         sync_tree(&target).map_err(|source| Error::Io { object: target.display().to_string(), source })?;
         let in_place = Cell::new(false);
         let place = || {
+            // All of it had to be brought to disk first, which takes a while.
+            if let Some(stopped) = self.stop.requested() {
+                return Err(Error::Io { object: "split".into(), source: io::Error::other(stopped) });
+            }
             self.dir.finish().map_err(|source| Error::Io { object: "the slim dump".into(), source })?;
             in_place.set(true);
             Ok(())
