@@ -1,7 +1,8 @@
 //! Image files of a checkpoint, replaced by whatever the fuzzer likes: opening it, asking for pages, making it slim and
 //! listing the original again must end in an answer or an error.
 //!
-//! Input: `pages: u8`, then replacements `{image: u8, length: u16 LE, bytes}`.
+//! Input: `pages: u8`, then replacements `{image: u8, length: u16 LE, bytes}`, or, if the upper bit of `image` is set, changes
+//! `{image: u8, offset: u16 LE, length: u8, bytes}`, which keep what is around them.
 
 #![no_main]
 
@@ -109,10 +110,21 @@ fn images(mut input: &[u8]) -> Memory {
     let pages = input.first().copied().unwrap_or(0).into();
     input = input.get(1..).unwrap_or(&[]);
     while let [which, low, high, rest @ ..] = input {
-        let len = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
-        let (bytes, rest) = rest.split_at(len);
-        images.insert(names[usize::from(*which) % names.len()].clone(), bytes.to_vec());
-        input = rest;
+        let number = usize::from(u16::from_le_bytes([*low, *high]));
+        let name = &names[usize::from(*which & 0x7f) % names.len()];
+        if which & 0x80 == 0 {
+            let (bytes, rest) = rest.split_at(number.min(rest.len()));
+            images.insert(name.clone(), bytes.to_vec());
+            input = rest;
+        } else if let ([len, rest @ ..], Some(image)) = (rest, images.get_mut(name)) {
+            let (bytes, rest) = rest.split_at(usize::from(*len).min(rest.len()));
+            let at = number % (image.len() + 1);
+            image.resize(image.len().max(at + bytes.len()), 0);
+            image[at..at + bytes.len()].copy_from_slice(bytes);
+            input = rest;
+        } else {
+            break;
+        }
     }
     Memory { images: Arc::new(images), prefix: "", pages }
 }
