@@ -119,13 +119,11 @@ impl LazyPagesSocket {
     }
 
     /// Takes over a socket that another agent has left, and the work directory as it had it open.
-    pub fn inherit(work_dir: &Path, listener: OwnedFd, dir: OwnedFd) -> Result<Self, Error> {
-        let path = work_dir.join(SOCKET_NAME);
-        let dir = File::from(dir);
-        let what = "looking at the socket that another agent has left";
-        let made =
-            fs::symlink_metadata(name_in(&dir)).map_err(|source| Error::System { path: path.clone(), what, source })?;
-        Ok(Self { listener: UnixListener::from(listener), path, dir, identity: (made.dev(), made.ino()) })
+    pub fn inherit(work_dir: &Path, listener: OwnedFd, dir: OwnedFd) -> Self {
+        let (path, dir) = (work_dir.join(SOCKET_NAME), File::from(dir));
+        // If somebody removed it, it is nobody's to remove.
+        let identity = fs::symlink_metadata(name_in(&dir)).map_or((0, 0), |made| (made.dev(), made.ino()));
+        Self { listener: UnixListener::from(listener), path, dir, identity }
     }
 
     /// The work directory.

@@ -81,7 +81,7 @@ impl Pager {
             tracing::warn!("the recording is lost with it");
         }
         setting.status.resume(setting.guarded.counters(SAVED));
-        let start = left.into_start(setting.work_dir, setting.guarded.mail())?;
+        let start = left.into_start(setting.work_dir, &setting.guarded)?;
         Self::run(store, None, None, start, setting)
     }
 
@@ -93,10 +93,11 @@ impl Pager {
         setting: Setting<'_>,
     ) -> Result<Self> {
         let Setting { args, status, guarded, .. } = setting;
-        let signals = Signals::new()?;
+        let signals = guarded.sure(Signals::new())?;
         let give_up = (args.on_missing != OnMissing::Wait).then_some(args.give_up_after);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let fetcher = Fetcher::start(&store, status.clone(), cores, RateLimit::new(args.limit_rate), give_up)?;
+        let limit = RateLimit::new(args.limit_rate);
+        let fetcher = guarded.sure(Fetcher::start(&store, status.clone(), cores, limit, give_up))?;
         let wake = fetcher.waker();
         let orders = Arc::new(Orders::default());
         orders.hurry.store(guarded.is_raised(Word::Hurry), Relaxed);
@@ -107,13 +108,11 @@ impl Pager {
         if let Some(set) = working_set {
             fetcher.replay(set);
         }
-        guarded.watch()?;
+        guarded.sure(guarded.watch())?;
         let begun = start.ledger.restored;
         let engine = Engine::new(start, store, fetcher, plan, orders.clone(), status.clone(), guarded.clone())?;
-        let engine = std::thread::Builder::new()
-            .name("engine".into())
-            .spawn(move || engine.run())
-            .context("starting the engine's thread")?;
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || engine.run());
+        let engine = guarded.sure(thread.context("starting the engine's thread"))?;
         if !begun {
             ids::check_threads(&ids)?;
         }

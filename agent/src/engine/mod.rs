@@ -189,11 +189,11 @@ impl Engine {
         let Start { socket, connection, mut ledger, journal: before, uffds } = start;
         let replay = Replay::new(replays);
         let recorder = record.map(|options| Recorder::new(options, &store.manifest().checkpoint_id));
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll")?;
-        epoll.add(fetcher.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        let epoll = guarded.sure(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("making an epoll"))?;
+        guarded.sure(epoll.add(fetcher.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE)))?;
         if !ledger.restored && !ledger.abandoned {
             let from_criu = connection.as_ref().map_or(socket.as_fd(), |connection| connection.as_fd());
-            epoll.add(from_criu, EpollEvent::new(EpollFlags::EPOLLIN, SOCKET))?;
+            guarded.sure(epoll.add(from_criu, EpollEvent::new(EpollFlags::EPOLLIN, SOCKET)))?;
         }
         let pids = store.manifest().tasks.iter().map(|t| Pid::new(t.pid)).collect();
         status.tasks.name(store.manifest().tasks.iter().map(|task| (task.pid, task.comm.as_str())));
@@ -201,7 +201,7 @@ impl Engine {
         if complete != Complete::Never || replays {
             fetcher.load_placement();
         }
-        let journal = guarded.begin(&ledger)?;
+        let journal = guarded.sure(guarded.begin(&ledger))?;
         drop(before);
         guarded.listens(&socket);
         let (layouts, ids) = (std::mem::take(&mut ledger.layouts), std::mem::take(&mut ledger.ids));
@@ -469,9 +469,8 @@ impl Engine {
     }
 
     fn watch(&mut self, id: ProcessId, known: Known, uffd: Uffd) -> Result<()> {
-        self.epoll
-            .add(uffd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0))
-            .with_context(|| format!("watching the userfaultfd of {}", known.name))?;
+        let watched = self.epoll.add(uffd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0));
+        self.guarded.sure(watched.with_context(|| format!("watching the userfaultfd of {}", known.name)))?;
         self.processes.insert(id, Process::new(id, known, uffd, self.journal.clone()));
         Ok(())
     }

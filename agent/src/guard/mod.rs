@@ -181,6 +181,16 @@ impl Guarded {
         Some(self.header()?.get(Word::Guard))
     }
 
+    /// While memory of others is held, an error is no way out: whatever is dropped on it closes userfaultfds. Then this process ends here,
+    /// and another agent tries again.
+    pub(crate) fn sure<T, E: Into<anyhow::Error>>(&self, result: Result<T, E>) -> Result<T> {
+        result.map_err(|error| {
+            let error = error.into();
+            self.die_of(&error);
+            error
+        })
+    }
+
     /// Ends this process if another agent would take over: nothing is known to be right in one that has panicked.
     pub(crate) fn die_of(&self, error: &anyhow::Error) {
         if self.header().is_some_and(|header| header.stage() == Stage::Serving) {

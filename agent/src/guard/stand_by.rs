@@ -97,7 +97,12 @@ pub(super) fn stand_by(header: &Header, agent: Pid, relation: Agent, exec: &Exec
     match header.stage() {
         Stage::Starting => leave(match status {
             Some(WaitStatus::Exited(_, code)) => code,
-            Some(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+            Some(WaitStatus::Signaled(_, signal, _)) => {
+                // Signals are not caught yet.
+                let words = b"pageferry-agent: stopped before it listened; nothing was restored\n";
+                let _ = nix::unistd::write(std::io::stderr(), words);
+                128 + signal as i32
+            }
             _ => 1,
         }),
         // The userfaultfds stay open as long as this process lives.

@@ -1,9 +1,9 @@
 //! What an agent that died has left, found and sorted.
 
-use super::{Header, Word, header::now, journal, ledger::Ledger};
+use super::{Guarded, Header, Word, header::now, journal, ledger::Ledger};
 use crate::{
     criu_socket::{Connection, LazyPagesSocket, SOCKET_NAME},
-    engine::ProcessId,
+    engine::{ProcessId, Start},
     uffd::{self, SharedMemory, Uffd, inherited_fd},
 };
 use anyhow::{Context, Result};
@@ -73,7 +73,7 @@ impl Left {
                 Some(connection) => Some(connection),
                 None => others().find(is_connection).map(inherited_fd).transpose()?,
             };
-            let guarded = super::Guarded(Some(super::Guard { header: header.clone(), args: Vec::new() }));
+            let guarded = Guarded(Some(super::Guard { header: header.clone(), args: Vec::new() }));
             mail = guarded.mail().resume(ledger.last_mail).map(inherited_fd).transpose()?;
         }
         let (lifeline, scratch) = (header.inherit_fd(Word::Lifeline)?, header.inherit_fd(Word::Scratch)?);
@@ -102,14 +102,13 @@ impl Left {
     }
 
     /// What an engine begins with.
-    pub(crate) fn into_start(self, work_dir: &Path, mail: crate::criu_socket::Mail) -> Result<crate::engine::Start> {
-        let socket = LazyPagesSocket::inherit(work_dir, self.listener, self.folder)?;
-        let resume = |fd: OwnedFd| Connection::resume(fd.into(), mail, self.mail);
+    pub(crate) fn into_start(self, work_dir: &Path, guarded: &Guarded) -> Result<Start> {
+        let socket = LazyPagesSocket::inherit(work_dir, self.listener, self.folder);
+        let resume = |fd: OwnedFd| guarded.sure(Connection::resume(fd.into(), guarded.mail(), self.mail));
         let connection = self.connection.map(resume).transpose().context("going on with CRIU's connection")?;
-        let uffd = |(id, fd)| Ok((id, Uffd::from_owned_fd(fd)?));
-        let uffds = self.uffds.into_iter().map(uffd).collect::<Result<_, uffd::Error>>()?;
-        let journal = Some(self.journal);
-        Ok(crate::engine::Start { socket, connection, ledger: self.ledger, journal, uffds })
+        let uffd = |(id, fd)| Ok((id, guarded.sure(Uffd::from_owned_fd(fd))?));
+        let uffds = self.uffds.into_iter().map(uffd).collect::<Result<_>>()?;
+        Ok(Start { socket, connection, ledger: self.ledger, journal: Some(self.journal), uffds })
     }
 }
 
