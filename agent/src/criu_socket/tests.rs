@@ -131,7 +131,7 @@ fn a_message_that_was_read_and_not_dealt_with_is_left_to_the_next_agent() {
     let (mut criu, agent) = UnixStream::pair().unwrap();
     let mail = Mail::default();
     let next = |last| {
-        let left = mail.resume(last).map(|fd| uffd_of(fd).try_clone_to_owned().unwrap());
+        let left = mail.resume(last).map(crate::uffd::duplicate_for_test);
         Connection::resume(agent.try_clone().unwrap(), mail.clone(), left).unwrap()
     };
     criu.write_all(&5i32.to_ne_bytes()).unwrap();
@@ -155,9 +155,4 @@ fn a_message_that_was_read_and_not_dealt_with_is_left_to_the_next_agent() {
     assert!(
         matches!(next(Some(number)).try_read().unwrap(), Some(Message::Task { pid: p, mail, .. }) if p == pid(6) && mail > number)
     );
-}
-
-fn uffd_of(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: the test holds it open.
-    unsafe { BorrowedFd::borrow_raw(fd) }
 }

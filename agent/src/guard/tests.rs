@@ -13,7 +13,7 @@ use crate::{
 };
 use criu_images::{PageAddr, PageRange, Pid};
 use proptest::prelude::*;
-use std::{collections::BTreeMap, os::fd::BorrowedFd};
+use std::collections::BTreeMap;
 
 fn range(start: u64, pages: u64) -> PageRange {
     PageRange::new(PageAddr::new(start * 4096).unwrap(), pages).unwrap()
@@ -41,8 +41,7 @@ fn beginning() -> Ledger {
 /// What the next agent reads.
 fn left(header: &Header) -> Ledger {
     let fd = header.fd_of(Word::Journal).unwrap();
-    // SAFETY: the journal holds it open.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().unwrap();
+    let fd = crate::uffd::duplicate_for_test(fd);
     let (ledger, records) = journal::read(&SharedMemory::open(fd).unwrap()).unwrap();
     ledger.replayed(records).unwrap()
 }
@@ -182,8 +181,7 @@ fn memory_that_is_no_journal_is_refused() {
     let journal = Journal::begin(&header, &beginning()).unwrap();
     journal.note(Record::Adopted { pid: pid(9), fd: 5, mail: 0 });
     let fd = header.fd_of(Word::Journal).unwrap();
-    // SAFETY: the journal holds it open.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().unwrap();
+    let fd = crate::uffd::duplicate_for_test(fd);
     let (ledger, records) = journal::read(&SharedMemory::open(fd).unwrap()).unwrap();
     let error = ledger.replayed(records).unwrap_err().to_string();
     assert!(error.contains("task 9"), "{error}");

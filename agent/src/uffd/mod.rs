@@ -156,6 +156,14 @@ impl Uffd {
     }
 }
 
+/// Another descriptor for what is open under this number, as the next agent would have it.
+#[cfg(test)]
+pub(crate) fn duplicate_for_test(fd: std::os::fd::RawFd) -> OwnedFd {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    pidfd_getfd(this, fd, PidfdGetfdFlags::empty()).unwrap()
+}
+
 impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
