@@ -10,7 +10,8 @@ pub struct Trial {
     name: &'static str,
     /// How often.
     pub count: u64,
-    seed: u64,
+    /// With what luck.
+    pub seed: u64,
     random: u64,
 }
 
@@ -22,6 +23,14 @@ impl Trial {
         let seed = number("PAGEFERRY_TRIAL_SEED").unwrap_or(now.as_nanos() as u64);
         println!("{name}: PAGEFERRY_TRIAL_SEED={seed}");
         Self { name, count: number("PAGEFERRY_TRIAL_COUNT").unwrap_or(count), seed, random: seed | 1 }
+    }
+
+    /// A seed for each time.
+    pub fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
+        (0..self.count).map({
+            let seed = self.seed;
+            move |n| seed.wrapping_add(n)
+        })
     }
 
     /// xorshift64 (Marsaglia).

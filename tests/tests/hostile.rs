@@ -1,38 +1,26 @@
 //! Restores from hosts that lie, and from two of which one is of no use.
 //!
-//! `PAGEFERRY_TRIAL_COUNT` restores for each trial (1 unless told), with `PAGEFERRY_TRIAL_SEED` and the numbers that follow.
+//! [`Trial`] says how often, and with what luck.
 
 mod common;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::{Scene, scene};
 use pageferry_tests::{
-    Cell, Host, Pager, Result, SlowLink, Speed, agent_restore, criu_restore, free_port,
+    Cell, Host, Pager, Result, SlowLink, Speed, Trial, agent_restore, criu_restore, free_port,
     hostile::{ALL_FAULTS, Fault, Hostile, WITHOUT_WHOLE},
 };
 
-/// A number from the environment.
-fn number(name: &str) -> Result<Option<u64>> {
-    std::env::var(name).ok().map(|text| text.parse().context(format!("{name}={text}"))).transpose()
-}
-
-/// What to begin random numbers with, one for each restore. Printed, so that a failure can be had again.
-fn seeds() -> Result<Vec<u64>> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64;
-    let first = number("PAGEFERRY_TRIAL_SEED")?.unwrap_or(now);
-    let count = number("PAGEFERRY_TRIAL_COUNT")?.unwrap_or(1);
-    Ok((first..first.saturating_add(count)).collect())
-}
-
 #[test]
 fn nine_answers_of_ten_are_spoiled() -> Result<()> {
+    let trial = Trial::new("nine answers of ten spoiled", 1);
+    let (mut restores, mut answers) = (0, [0; 2]);
     for (name, size, faults) in [("redis", 20_000, WITHOUT_WHOLE), ("threads", 1 << 20, ALL_FAULTS)] {
         let Scene { work, checkpoint, split } = scene(name, size)?;
         let host = Host::server(&work, &split.store)?;
-        for seed in seeds()? {
-            println!("{name}: PAGEFERRY_TRIAL_SEED={seed}");
+        for seed in trial.seeds() {
             let proxy = Hostile::to(host.port(), 9, faults, seed)?;
             let url = format!("http://127.0.0.1:{}/store", proxy.port());
             let start = Instant::now();
@@ -45,8 +33,11 @@ fn nine_answers_of_ten_are_spoiled() -> Result<()> {
             let (good, bad) = proxy.answers();
             println!("{name}: {good} good answers, {bad} spoiled, {:.1} s", start.elapsed().as_secs_f32());
             assert!(bad > good, "the proxy did not spoil enough to prove anything");
+            restores += 1;
+            answers = [answers[0] + good, answers[1] + bad];
         }
     }
+    trial.report(&format!("{restores} restores, all right; {} good answers, {} spoiled", answers[0], answers[1]));
     Ok(())
 }
 
@@ -55,14 +46,15 @@ fn nine_answers_of_ten_are_spoiled() -> Result<()> {
 fn one_command_from_a_host_that_lies() -> Result<()> {
     let Scene { work, checkpoint, split } = scene("redis", 5_000)?;
     let host = Host::nginx(&work, &split.store)?;
-    for seed in seeds()? {
-        println!("PAGEFERRY_TRIAL_SEED={seed}");
+    let trial = Trial::new("one command from a host that lies", 1);
+    for seed in trial.seeds() {
         let proxy = Hostile::to(host.port(), 9, ALL_FAULTS, seed)?;
         let cell = Cell::new()?;
         let url = format!("http://127.0.0.1:{}", proxy.port());
         agent_restore(&cell, &url, &work.path().join(format!("images-{seed}")), &[], &[])?;
         checkpoint.check(&cell).with_context(|| format!("seed {seed}"))?;
     }
+    trial.report(&format!("{} restores, all right", trial.count));
     Ok(())
 }
 
@@ -79,7 +71,8 @@ fn one_of_two_mirrors_is_of_no_use() -> Result<()> {
     let crawl = SlowLink::to(host.port(), Speed { round_trip: Duration::from_millis(50), rate: Some(4e6) })?;
     let gone = format!("http://127.0.0.1:{}/store", free_port()?);
     let corrupt_url = format!("http://127.0.0.1:{}/store", corrupt.port());
-    let mut alone = None;
+    let trial = Trial::new("two mirrors", 1);
+    let (mut alone, mut ratios) = (None, Vec::new());
     for (name, mirrors) in [
         ("the good one alone", vec![good.clone()]),
         ("both fine", vec![host.url_across(&other), good.clone()]),
@@ -88,7 +81,7 @@ fn one_of_two_mirrors_is_of_no_use() -> Result<()> {
         ("slow", vec![host.url_across(&crawl), good.clone()]),
     ] {
         let mut times = Vec::new();
-        for run in 0..number("PAGEFERRY_TRIAL_COUNT")?.unwrap_or(1).max(1) {
+        for run in 0..trial.count.max(1) {
             let options: Vec<_> = mirrors[1..].iter().flat_map(|mirror| ["--store", mirror.as_str()]).collect();
             let cell = Cell::new()?;
             let start = Instant::now();
@@ -102,7 +95,8 @@ fn one_of_two_mirrors_is_of_no_use() -> Result<()> {
         times.sort_by(f64::total_cmp);
         let median = times[times.len() / 2];
         let compared = median / *alone.get_or_insert(median);
-        println!("{name}: whole after {median:.2} s, {compared:.2} of the good one alone");
+        ratios.push(format!("{name} {median:.2} s ({compared:.2})"));
     }
+    trial.report(&format!("all right; whole after (of the good one alone): {}", ratios.join(", ")));
     Ok(())
 }

@@ -1,14 +1,12 @@
 //! `pageferry-agent restore`, ended at any moment or out of room: the process is not there, or it is there, complete and right; nothing is
 //! left in TMPDIR, and the same command again restores it.
 //!
-//! Moments are spread over the time of an uninterrupted run: `PAGEFERRY_TRIAL_COUNT` of them for each signal, placed by
-//! `PAGEFERRY_TRIAL_SEED`.
+//! Moments are spread over the time of an uninterrupted run, as many for each signal as [`Trial`] says.
 
 mod common;
 
 use std::{
     fs,
-    hash::{BuildHasher, RandomState},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -21,11 +19,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pageferry_tests::{Cell, ROOT_PID, Result, eventually, tools};
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
-}
+use pageferry_tests::{Cell, ROOT_PID, Result, Trial, eventually, tools};
 
 /// One command, to be run in one cell after another.
 struct Restore<'a> {
@@ -89,20 +83,15 @@ fn said(output: &Output) -> String {
 fn a_restore_that_is_told_to_stop_at_any_moment() -> Result<()> {
     let scene = scene("threads", 1 << 20)?;
     let restore = Restore { tmp: scene.work.folder("tmp")?, scene: &scene };
-    let count = setting("PAGEFERRY_TRIAL_COUNT").unwrap_or(20) as u32;
-    let seed = setting("PAGEFERRY_TRIAL_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
-    println!("PAGEFERRY_TRIAL_SEED={seed} PAGEFERRY_TRIAL_COUNT={count}");
-    let mut random = seed;
+    let mut trial = Trial::new("restore interrupted", 20);
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         let began = Instant::now();
         restore.uninterrupted()?;
         let duration = began.elapsed();
         let mut seen = [0; 3];
-        for n in 0..count {
-            // Knuth's generator (MMIX); the upper bits are the random ones.
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let within = f64::from((random >> 40) as u32) / f64::from(1 << 24);
-            let moment = duration.mul_f64((f64::from(n) + within) / f64::from(count));
+        for n in 0..trial.count {
+            let step = duration.div_f64(trial.count as f64);
+            let moment = step.mul_f64(n as f64) + trial.moment_within(step);
             let cell = Cell::new()?;
             let (mut command, criu_started) = restore.command(&cell)?;
             let agent = command.spawn()?;
@@ -132,7 +121,8 @@ fn a_restore_that_is_told_to_stop_at_any_moment() -> Result<()> {
             seen[ended.map_err(|error| error.context(context))?] += 1;
             cell.end();
         }
-        println!("{signal} over {duration:?}: whole {}, not begun {}, killed {}", seen[0], seen[1], seen[2]);
+        let [whole, not_begun, killed] = seen;
+        trial.report(&format!("{signal} over {duration:.0?}: {whole} whole, {not_begun} not begun, {killed} killed"));
         // And what the killed ones left is gone.
         restore.uninterrupted()?;
     }

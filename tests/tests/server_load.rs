@@ -1,7 +1,6 @@
 //! `pageferry-server` when much is asked of it, and when it dies, while real processes depend on it.
 //!
-//! `PAGEFERRY_TRIAL_COUNT` says how often each trial is made (1), `PAGEFERRY_OUTAGES` how many seconds a killed server stays away
-//! (`1`; a longer run has `1,10,60`).
+//! [`Trial`] says how often, `PAGEFERRY_OUTAGES` how many seconds a killed server stays away (`1`; a longer run has `1,10,60`).
 
 mod common;
 
@@ -14,18 +13,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use common::{Scene, scene};
-use pageferry_tests::{Cell, Host, MemoryLimit, Pager, Result, criu_restore, eventually, forget_cached, http};
+use pageferry_tests::{Cell, Host, MemoryLimit, Pager, Result, Trial, criu_restore, eventually, forget_cached, http};
 
 const MIB: u64 = 1 << 20;
 /// What the server may hold in memory (issue 2).
 const MEMORY_LIMIT: u64 = 64 * MIB;
-
-fn trials() -> Result<usize> {
-    match env::var("PAGEFERRY_TRIAL_COUNT") {
-        Ok(count) => count.parse().context("PAGEFERRY_TRIAL_COUNT"),
-        Err(_) => Ok(1),
-    }
-}
 
 /// The store of a scene through lazy-pages, checked while pages are missing and again when all are there.
 fn restore(scene: &Scene, host: &Host, name: &str) -> Result<()> {
@@ -41,7 +33,8 @@ fn restore(scene: &Scene, host: &Host, name: &str) -> Result<()> {
 #[test]
 fn ten_restores_at_once_cost_the_server_what_one_does() -> Result<()> {
     let scene = scene("redis", 40_000)?;
-    for trial in 0..trials()? {
+    let trials = Trial::new("10 restores at once", 1);
+    for trial in 0..trials.count {
         let host = Host::server(&scene.work, &scene.split.store)?;
         restore(&scene, &host, &format!("alone-{trial}"))?;
         let one = host.peak_memory()?;
@@ -52,7 +45,7 @@ fn ten_restores_at_once_cost_the_server_what_one_does() -> Result<()> {
             restores.into_iter().try_for_each(|restore| restore.join().expect("a restore panicked"))
         })?;
         let ten = host.peak_memory()?;
-        println!("trial: 10 restores at once | server {} MiB at most with one, {} MiB with ten", one / MIB, ten / MIB);
+        trials.report(&format!("server {} MiB at most with one, {} MiB with ten", one / MIB, ten / MIB));
         // Answers on their way to nine more agents; what does not fit waits (places/mod.rs in server).
         assert!(ten <= one + 24 * MIB && ten < MEMORY_LIMIT, "{one} bytes with one restore, {ten} with ten");
     }
@@ -70,15 +63,18 @@ fn killed_in_the_middle_and_back_later() -> Result<()> {
     let scene = scene("redis", 40_000)?;
     let outages = env::var("PAGEFERRY_OUTAGES").unwrap_or_else(|_| "1".to_owned());
     let outages = outages.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>().context("PAGEFERRY_OUTAGES")?;
-    for trial in 0..trials()? {
+    let trials = Trial::new("server killed", 1);
+    for trial in 0..trials.count {
         for &seconds in &outages {
-            killed_for(&scene, Duration::from_secs(seconds), &format!("{trial}-{seconds}"))?;
+            let complete = killed_for(&scene, Duration::from_secs(seconds), &format!("{trial}-{seconds}"))?;
+            trials
+                .report(&format!("away for {seconds} s, complete {:.1} s after it was killed", complete.as_secs_f64()));
         }
     }
     Ok(())
 }
 
-fn killed_for(scene: &Scene, outage: Duration, name: &str) -> Result<()> {
+fn killed_for(scene: &Scene, outage: Duration, name: &str) -> Result<Duration> {
     let mut host = Host::server(&scene.work, &scene.split.store)?;
     let cell = Cell::new()?;
     // Slow enough for there to be a middle.
@@ -104,13 +100,9 @@ fn killed_for(scene: &Scene, outage: Duration, name: &str) -> Result<()> {
         check.join().expect("the check panicked")
     })?;
     pager.finish()?;
+    let complete = killed.elapsed();
     scene.checkpoint.check(&cell)?;
-    println!(
-        "trial: server killed | away for {} s, complete {:.1} s after it was killed",
-        outage.as_secs(),
-        killed.elapsed().as_secs_f64()
-    );
-    Ok(())
+    Ok(complete)
 }
 
 #[test]
@@ -118,7 +110,8 @@ fn within_64_mib_page_cache_and_all() -> Result<()> {
     // Its packs alone are larger than what the server may use.
     let scene = scene("redis", 150_000)?;
     let limit = MemoryLimit::new(MEMORY_LIMIT)?;
-    for trial in 0..trials()? {
+    let trials = Trial::new("server under 64 MiB", 1);
+    for trial in 0..trials.count {
         forget_cached(&scene.split.store)?;
         let host = Host::server_within(&limit, &scene.work, &scene.split.store)?;
         let manifest: serde_json::Value = serde_json::from_str(&http::get(host.port(), "/store/checkpoint.json")?)?;
@@ -132,11 +125,8 @@ fn within_64_mib_page_cache_and_all() -> Result<()> {
             })
             .collect::<Result<_>>()?;
         restore(&scene, &host, &format!("limited-{trial}"))?;
-        println!(
-            "trial: server under 64 MiB | {} MiB at most, page cache included; {} MiB of its own",
-            limit.peak()? / MIB,
-            host.peak_memory()? / MIB
-        );
+        let (peak, own) = (limit.peak()? / MIB, host.peak_memory()? / MIB);
+        trials.report(&format!("{peak} MiB at most, page cache included; {own} MiB of its own"));
         assert_eq!(limit.kills()?, 0);
         assert!(limit.peak()? > MEMORY_LIMIT * 9 / 10, "the limit was not felt: {}", limit.peak()?);
         drop(greedy);
