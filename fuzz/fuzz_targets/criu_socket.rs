@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pageferry_agent::criu_socket::{Connection, Message};
-use std::{io::Write, os::unix::net::UnixStream};
+use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
 
 /// Reads to the end of what is there; whether anything may follow.
 fn drain(connection: &mut Connection) -> bool {
@@ -32,7 +32,8 @@ fuzz_target!(|input: &[u8]| {
     if drain(&mut connection) {
         criu.write_all(second).expect("written");
         if drain(&mut connection) {
-            drop(criu);
+            // Not dropped: whoever looks at /proc/<pid>/fd right then would keep it open.
+            criu.shutdown(Shutdown::Both).expect("shut down");
             assert!(!drain(&mut connection), "it goes on after the end");
         }
     }
