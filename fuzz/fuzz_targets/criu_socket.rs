@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pageferry_agent::criu_socket::{Connection, Message};
+use pageferry_agent::criu_socket::{Connection, Mail, Message};
 use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
 
 /// Reads to the end of what is there; whether anything may follow.
@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
     // The socket's buffer takes all of it.
     let bytes = &bytes[..bytes.len().min(16 << 10)];
     let (mut criu, agent) = UnixStream::pair().expect("sockets");
-    let mut connection = Connection::new(agent).expect("a connection");
+    let mut connection = Connection::new(agent, Mail::default()).expect("a connection");
     let (first, second) = bytes.split_at(usize::from(*cut).min(bytes.len()));
     criu.write_all(first).expect("written");
     if drain(&mut connection) {
