@@ -46,9 +46,13 @@ pub(crate) fn has_ended(lifeline: &OwnedFd) -> bool {
 }
 
 /// Waits until it has.
-pub(crate) async fn end_of(lifeline: OwnedFd) -> Result<()> {
-    let lifeline = pipe::Receiver::from_owned_fd(lifeline).context("watching CRIU")?;
-    lifeline.readable().await.context("watching CRIU")
+pub(crate) async fn end_of(lifeline: Option<OwnedFd>) -> Result<()> {
+    let Some(lifeline) = lifeline else { return Ok(()) };
+    let watched = lifeline.try_clone().context("watching CRIU")?;
+    // Stays open: the next agent looks at it.
+    std::mem::forget(lifeline);
+    let watched = pipe::Receiver::from_owned_fd(watched).context("watching CRIU")?;
+    watched.readable().await.context("watching CRIU")
 }
 
 /// An error, in CRIU's own words, if it failed.

@@ -147,19 +147,18 @@ async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: 
 
 /// Goes on with what another agent has begun. CRIU was started by that one: what it says is in its log, and on its socket.
 async fn take_over(args: &RestoreArgs, mut left: Left, status: &Arc<Status>, guarded: &Guarded) -> Result<()> {
-    let (path, dir) = left.scratch().context("the scratch folder is gone")?;
+    let (path, dir) = guarded.sure(left.scratch().context("the scratch folder is gone"))?;
     let folders = Folders::new(args, ScratchDir::adopt(path, dir), guarded);
     let store = reopen_store(&args.locations(), args.pager.http_version(), &left, status).await;
     let lifeline = left.lifeline.take();
     let begun = left.has_heard_of_criu();
-    let pager = Pager::take_over(store, left, folders.setting(args, status, guarded))?;
+    let pager = guarded.sure(Pager::take_over(store, left, folders.setting(args, status, guarded)))?;
     let work_dir = &folders.work_dir;
-    let Some(lifeline) = lifeline.filter(|lifeline| begun || !criu::has_ended(lifeline)) else {
+    if !begun && lifeline.as_ref().is_none_or(criu::has_ended) {
         // It was not started, or has ended before it connected, and will say why once more.
         let criu = criu::start(args, &folders.images_dir, work_dir, guarded)?;
         return with_criu(args, pager, criu, work_dir).await;
-    };
-    guarded.keep(Word::Lifeline, &lifeline);
+    }
     let criu_is_gone = pager.news_of_criu();
     let ended = async {
         let ended = criu::end_of(lifeline).await;

@@ -106,6 +106,9 @@ fn restore_in_one_command_killed_at_random_moments() -> Result<()> {
         if round > 0 {
             std::thread::sleep(trial.moment_within(usual));
             killed += u32::from(pair.kill(Role::Agent)?);
+            // And the one that took over from it.
+            std::thread::sleep(trial.moment_within(usual / 2));
+            killed += u32::from(pair.kill(Role::Agent)?);
         }
         let status = started.wait()?;
         if round == 0 {

@@ -62,21 +62,23 @@ impl Left {
         let ledger = ledger.replayed(records)?;
         let listener = header.inherit_fd(Word::Listener)?.context("no socket was left")?;
         let folder = header.inherit_fd(Word::Folder)?.context("no work directory was left")?;
+        // From here on nothing may fail: it would close userfaultfds.
         let of = |(id, known): (&ProcessId, &super::Known)| {
-            Ok((*id, inherited_fd(known.fd).with_context(|| format!("the userfaultfd of {}", known.name))?))
+            let lost =
+                |error: &uffd::Error| eprintln!("pageferry-agent: the userfaultfd of {} is lost: {error}", known.name);
+            Some((*id, inherited_fd(known.fd).inspect_err(lost).ok()?))
         };
-        let uffds = ledger.processes.iter().map(of).collect::<Result<Vec<_>>>()?;
+        let uffds = ledger.processes.iter().filter_map(of).collect();
+        let inherit = |word| header.inherit_fd(word).ok().flatten();
         let (mut connection, mut mail) = (None, None);
         if !ledger.restored && !ledger.abandoned {
             // Accepted, and killed before it was noted: it is the only other socket of that name.
-            connection = match header.inherit_fd(Word::Connection)? {
-                Some(connection) => Some(connection),
-                None => others().find(is_connection).map(inherited_fd).transpose()?,
-            };
+            let unnoted = || inherited_fd(others().find(is_connection)?).ok();
+            connection = inherit(Word::Connection).or_else(unnoted);
             let guarded = Guarded(Some(super::Guard { header: header.clone(), args: Vec::new() }));
-            mail = guarded.mail().resume(ledger.last_mail).map(inherited_fd).transpose()?;
+            mail = guarded.mail().resume(ledger.last_mail).and_then(|fd| inherited_fd(fd).ok());
         }
-        let (lifeline, scratch) = (header.inherit_fd(Word::Lifeline)?, header.inherit_fd(Word::Scratch)?);
+        let (lifeline, scratch) = (inherit(Word::Lifeline), inherit(Word::Scratch));
         let died = header.get(Word::Died);
         others().for_each(|fd| drop(inherited_fd(fd)));
         header.count(Word::TakeOvers);
