@@ -269,7 +269,7 @@ pub fn run(
     listening: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| args.images_dir.clone());
-    runtime()?.block_on(async {
+    guarded.sure(runtime())?.block_on(async {
         let status = Arc::new(Status::new(began(&guarded, started)));
         let _endpoint = endpoint(args.pager.metrics.as_deref(), &status, left.is_some())?;
         let mut locations = args.store.clone();

@@ -101,7 +101,11 @@ fn guarded(
         true => Ok((Guarded::by_nobody(), None)),
         false => guard::guard(words, take_over),
     };
-    log(args, work_dir, take_over.is_some())?;
+    match log(args, work_dir, take_over.is_some()) {
+        // Memory of others is held: that goes before.
+        Err(error) if take_over.is_some() => eprintln!("pageferry-agent: going on without a log: {error:#}"),
+        other => other?,
+    }
     let (guarded, left) = match divided {
         Ok(divided) => divided,
         Err(error) if take_over.is_some() => return Err(error),

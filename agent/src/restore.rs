@@ -66,7 +66,7 @@ impl Folders {
 /// Runs the command.
 pub fn run(args: RestoreArgs, started: Instant, guarded: Guarded, left: Option<Left>) -> Result<()> {
     let status = Arc::new(Status::new(began(&guarded, started)));
-    runtime()?.block_on(async {
+    guarded.sure(runtime())?.block_on(async {
         let _endpoint = endpoint(args.pager.metrics.as_deref(), &status, left.is_some())?;
         match left {
             Some(left) => take_over(&args, left, &status, &guarded).await,

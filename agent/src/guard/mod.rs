@@ -74,8 +74,8 @@ struct Guard {
 pub fn guard(args: &[OsString], take_over: Option<RawFd>) -> Result<(Guarded, Option<Left>)> {
     match take_over {
         Some(fd) => {
-            let header = Header::inherit(fd)?;
-            let left = Left::read(&header).unwrap_or_else(|error| take_over::hold(&error));
+            let found = Header::inherit(fd).and_then(|header| Ok((Left::read(&header)?, header)));
+            let (left, header) = found.unwrap_or_else(|error| take_over::hold(&error));
             // What was left must not be let go of.
             let divided = loop {
                 match divide(header.clone(), args) {
