@@ -144,6 +144,10 @@ pub struct LazyPagesArgs {
     /// Go to the background once listening.
     #[arg(short, long)]
     pub daemon: bool,
+    /// Have systemd hold the memory's descriptors (its fd store), so that a restart of the service loses nothing: for a unit with
+    /// Type=notify, NotifyAccess=all and FileDescriptorStoreMax=. SIGUSR2 then means: leave at once, another start goes on.
+    #[arg(long, conflicts_with_all = ["daemon", "no_guard_process"])]
+    pub fd_store: bool,
     /// With --daemon: write the pid here (relative to the work directory).
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,

@@ -6,6 +6,7 @@ use crate::{
     criu_socket::LazyPagesSocket,
     early::{Early, WorkingSetDownload},
     engine::{Engine, FIRST_PROCESS, OnMissing, Orders, Plan, RecordOptions, Start},
+    fd_store::FdStore,
     fetch::{Fetcher, at_first},
     guard::{Guarded, Ledger, Left, Word},
     ids,
@@ -110,12 +111,19 @@ impl Pager {
         }
         guarded.sure(guarded.watch())?;
         let begun = start.ledger.restored;
+        let fd_store = guarded.store().cloned();
         let engine = Engine::new(start, store, fetcher, plan, orders.clone(), status.clone(), guarded.clone())?;
-        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || engine.run());
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
+            let outcome = engine.run();
+            // Whatever it is: nobody needs what is stored any more.
+            fd_store.inspect(FdStore::clear);
+            outcome
+        });
         let engine = guarded.sure(thread.context("starting the engine's thread"))?;
         if !begun {
             ids::check_threads(&ids)?;
         }
+        guarded.store().inspect(|store| store.ready());
         status.reached(Moment::Listening);
         Ok(Self { engine, orders, wake, status, signals, guarded })
     }
@@ -133,6 +141,13 @@ impl Pager {
                 told = signals.next() => if told == Told::Ready {
                     self.orders.stop_recording.store(true, Relaxed);
                     let _ = self.wake.write(1);
+                } else if told == Told::Leave {
+                    if self.guarded.store().is_some() {
+                        self.orders.leave.store(true, Relaxed);
+                        let _ = self.wake.write(1);
+                    } else {
+                        tracing::warn!("SIGUSR2 asks to leave memory to the next start, which needs --fd-store; SIGTERM completes and ends");
+                    }
                 } else {
                     tracing::warn!(
                         "asked to stop: first the {} pages that are still missing, the processes would read zeros without them",
@@ -181,14 +196,17 @@ enum Told {
     Stop,
     /// The restored service is ready: a recording has all that matters.
     Ready,
+    /// Another start goes on, with what systemd holds.
+    Leave,
 }
 
-/// SIGINT, SIGTERM and SIGHUP; SIGUSR1. Caught from before CRIU starts: an agent that a signal ends then would leave zeros.
+/// SIGINT, SIGTERM and SIGHUP; SIGUSR1; SIGUSR2. Caught from before CRIU starts: an agent that a signal ends then would leave zeros.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
     user1: tokio::signal::unix::Signal,
+    user2: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -199,6 +217,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -208,6 +227,7 @@ impl Signals {
             _ = self.terminate.recv() => Told::Stop,
             _ = self.hang_up.recv() => Told::Stop,
             _ = self.user1.recv() => Told::Ready,
+            _ = self.user2.recv() => Told::Leave,
         }
     }
 }

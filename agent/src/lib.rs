@@ -6,6 +6,7 @@
 //! criu_socket     CRIU's lazy-pages socket
 //! engine          one thread: events, faults, installs     ◄──► fetch   frames from the store, on its own threads
 //! guard           another process, which keeps the userfaultfds open, and what the next agent has to know
+//! fd_store        with systemd: its file descriptor store, which outlives the guard
 //! lazy_pages      the command and the pager behind it; restore adds the slim dump and CRIU itself
 //! doctor          whether a restore would work here
 //! status          what was done so far      ──►   observe   tells it over HTTP
@@ -20,6 +21,7 @@ pub mod daemon;
 pub mod doctor;
 mod early;
 mod engine;
+pub mod fd_store;
 mod fetch;
 pub mod guard;
 mod ids;

@@ -7,6 +7,7 @@ use clap::Parser;
 use pageferry_agent::{
     cli::{Cli, Command, LogFormat, PagerArgs, normalise},
     daemon, doctor,
+    fd_store::FdStore,
     guard::{self, Guarded, Left},
     lazy_pages, restore,
 };
@@ -71,14 +72,20 @@ fn run(cli: Cli, words: &[OsString], take_over: Option<RawFd>, started: Instant)
                 }
             }
             let pager = args.pager.clone();
-            guarded(&pager, &work_dir, words, take_over, |guarded, left| {
+            let (store, stored) = match args.fd_store {
+                true => FdStore::open(take_over.is_none())?,
+                false => (FdStore::default(), None),
+            };
+            guarded(&pager, &work_dir, words, take_over.or(stored), &store, |guarded, left| {
                 lazy_pages::run(args, started, guarded, left, listening)
             })
         }
         Command::Restore(args) => {
             let work_dir = args.pager.work_dir.clone().unwrap_or_else(|| ".".into());
             let pager = args.pager.clone();
-            guarded(&pager, &work_dir, words, take_over, |guarded, left| restore::run(args, started, guarded, left))
+            guarded(&pager, &work_dir, words, take_over, &FdStore::default(), |guarded, left| {
+                restore::run(args, started, guarded, left)
+            })
         }
         Command::Doctor(args) => {
             let level = if args.verbose { tracing::Level::DEBUG } else { tracing::Level::ERROR };
@@ -95,11 +102,12 @@ fn guarded(
     work_dir: &Path,
     words: &[OsString],
     take_over: Option<RawFd>,
+    store: &FdStore,
     work: impl FnOnce(Guarded, Option<Left>) -> Result<()>,
 ) -> Result<()> {
     let divided = match args.no_guard_process {
         true => Ok((Guarded::by_nobody(), None)),
-        false => guard::guard(words, take_over),
+        false => guard::guard(words, take_over, store),
     };
     match log(args, work_dir, take_over.is_some()) {
         // Memory of others is held: that goes before.

@@ -1,7 +1,7 @@
 //! Pages that cannot be had: what `--on-missing` says is done about them. Whatever that is, nobody ever reads zeros in their place.
 
 use super::{Engine, ProcessId, process::Moved, process::Progress};
-use crate::{criu_socket::Connection, tree::Tree};
+use crate::{criu_socket::Connection, fd_store::FdStore, tree::Tree};
 use anyhow::{Result, ensure};
 use criu_images::PageAddr;
 use page_store::FrameNumber;
@@ -108,6 +108,7 @@ impl Engine {
             );
         }
         // Another agent could not find them any more.
+        self.guarded.store().map(FdStore::settle);
         self.journal.begin_anew(&self.ledger()?)
     }
 }

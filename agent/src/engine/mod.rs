@@ -26,6 +26,7 @@ pub(crate) use record::RecordOptions;
 
 use crate::{
     criu_socket::{Connection, LazyPagesSocket, Message},
+    fd_store::FdStore,
     fetch::{Arrival, Fetcher},
     guard::{Guarded, Journal, Known, Ledger, Record},
     images::Layout,
@@ -131,6 +132,8 @@ pub(crate) struct Orders {
     pub criu_is_gone: AtomicBool,
     /// Complete every process as soon as possible, whatever the plan says.
     pub hurry: AtomicBool,
+    /// Leave everything to the next start, if systemd has what it needs.
+    pub leave: AtomicBool,
     /// End the recording, if there is one.
     pub stop_recording: AtomicBool,
 }
@@ -346,10 +349,20 @@ impl Engine {
             self.heartbeat()?;
             self.renew_journal()?;
             self.count();
+            self.leave_if_told();
         }
         self.status.reached(Moment::Whole);
         self.end_recording();
         self.check_complete()
+    }
+
+    /// Between two turns, so that nothing is known that is neither in the journal nor in the fd store.
+    fn leave_if_told(&mut self) {
+        if self.orders.leave.swap(false, Relaxed) {
+            tracing::info!("leaving; the next start goes on");
+            self.guarded.leave();
+            tracing::error!("systemd did not take all descriptors: staying");
+        }
     }
 
     fn finished(&mut self) -> Result<bool> {
@@ -415,6 +428,7 @@ impl Engine {
                         )
                     })?;
                     let fd = uffd.as_fd().as_raw_fd();
+                    self.guarded.keep_uffd(ProcessId(self.next_process), &uffd);
                     self.journal.note(Record::Adopted { pid, fd, mail });
                     let known = Known::task(layout, fd);
                     tracing::debug!("{}: {} pages to come", known.name, known.space.missing_pages());
@@ -471,12 +485,16 @@ impl Engine {
     fn watch(&mut self, id: ProcessId, known: Known, uffd: Uffd) -> Result<()> {
         let watched = self.epoll.add(uffd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, id.0));
         self.guarded.sure(watched.with_context(|| format!("watching the userfaultfd of {}", known.name)))?;
+        self.guarded.keep_uffd(id, &uffd);
         self.processes.insert(id, Process::new(id, known, uffd, self.journal.clone()));
         Ok(())
     }
 
     /// Closes a userfaultfd. The journal says so before: a number that it names is never another's.
     fn release(&mut self, id: ProcessId) -> Option<Process> {
+        if let Some(process) = self.processes.get(&id) {
+            self.guarded.let_go_of(id, &process.uffd);
+        }
         self.journal.note(Record::Released(id));
         self.processes.remove(&id)
     }
@@ -562,6 +580,7 @@ impl Engine {
         }
         self.last_heartbeat = Instant::now();
         self.forget_gone();
+        self.guarded.store().map(FdStore::flush);
         let (take_overs, guards) = self.guarded.take_overs();
         self.status.take_overs.store(take_overs, Relaxed);
         self.status.guards.store(guards, Relaxed);

@@ -4,7 +4,7 @@ use crate::uffd::{self, SharedMemory};
 use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use std::{
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -92,8 +92,7 @@ impl Header {
     }
 
     pub(crate) fn fd(&self) -> RawFd {
-        use std::os::fd::AsFd;
-        self.0.as_fd().as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 
     pub(crate) fn get(&self, word: Word) -> u64 {
@@ -144,8 +143,20 @@ impl Header {
         self.set(Word::Outcome, 256 + u64::from(code));
     }
 
+    /// It goes on after all: another start has what one that ended left.
+    pub(crate) fn goes_on(&self) {
+        self.set(Word::Outcome, 0);
+        self.set(Word::Died, now());
+    }
+
     pub(crate) fn outcome(&self) -> Option<i32> {
         self.get(Word::Outcome).checked_sub(256).map(|code| (code & 255) as i32)
+    }
+}
+
+impl AsFd for Header {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -24,9 +24,10 @@ use super::{
 };
 use crate::{
     engine::ProcessId,
+    fd_store::{FdStore, Role},
     uffd::{Batch, FIRST_KIND, MESSAGE_WORDS, SharedMemory, Uffd},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use criu_images::{PageAddr, PageRange, Pid};
 use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
@@ -98,7 +99,7 @@ impl Record {
             6 => Self::Settled(id),
             7 => Self::Released(id),
             FIRST_KIND.. => Self::Event(words),
-            kind => anyhow::bail!("a record of kind {kind}"),
+            kind => bail!("a record of kind {kind}"),
         }))
     }
 }
@@ -112,6 +113,8 @@ struct Writer {
     memory: Memory,
     /// Where the next record goes, in words.
     at: usize,
+    /// Has what is in `memory`, too.
+    store: FdStore,
     /// Where the last one stands that may still grow, and what it says.
     growing: Option<(usize, ProcessId, PageRange)>,
 }
@@ -136,18 +139,25 @@ impl Journal {
     /// One that keeps nothing.
     pub(crate) fn none() -> Self {
         let words = (0..EVENTS_PER_READ * MESSAGE_WORDS).map(|_| AtomicU64::new(0)).collect();
-        Self::writing(Memory::Own(words), 0)
+        Self::writing(Memory::Own(words), 0, FdStore::default())
     }
 
     /// Begins one in shared memory, and names it in the header.
-    pub(crate) fn begin(header: &Header, ledger: &Ledger) -> Result<Self> {
+    pub(crate) fn begin(header: &Header, ledger: &Ledger, store: &FdStore) -> Result<Self> {
         let (memory, at) = shared(ledger)?;
-        header.set_fd(Word::Journal, Some(memory.as_fd().as_raw_fd()));
-        Ok(Self::writing(Memory::Shared(memory, header.clone()), at))
+        store.put(memory.as_fd(), Role::Journal);
+        // Nobody waits for anything yet: systemd may have the time it takes.
+        if !store.settle() {
+            tracing::error!(
+                "systemd does not take the journal: until it does, the death of agent and guard loses memory"
+            );
+        }
+        name_in(header, &memory, store);
+        Ok(Self::writing(Memory::Shared(memory, header.clone()), at, store.clone()))
     }
 
-    fn writing(memory: Memory, at: usize) -> Self {
-        Self(Arc::new(Mutex::new(Writer { memory, at, growing: None })))
+    fn writing(memory: Memory, at: usize, store: FdStore) -> Self {
+        Self(Arc::new(Mutex::new(Writer { memory, at, store, growing: None })))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -174,11 +184,16 @@ impl Journal {
     pub(crate) fn begin_anew(&self, ledger: &Ledger) -> Result<()> {
         let mut writer = self.writer();
         let Memory::Shared(_, header) = &writer.memory else { return Ok(()) };
-        let header = header.clone();
+        let (header, store) = (header.clone(), writer.store.clone());
+        ensure!(store.flush(), "systemd is slow to take descriptors");
         let (memory, at) = shared(ledger)?;
-        header.set_fd(Word::Journal, Some(memory.as_fd().as_raw_fd()));
+        if !store.put(memory.as_fd(), Role::Journal) {
+            store.remove(memory.as_fd().as_raw_fd(), Role::Journal);
+            bail!("systemd is slow to take the journal");
+        }
+        name_in(&header, &memory, &store);
         // Dropping the old one comes after: a number that the header names is never closed.
-        *writer = Writer { memory: Memory::Shared(memory, header), at, growing: None };
+        *writer = Writer { memory: Memory::Shared(memory, header), at, store, growing: None };
         Ok(())
     }
 }
@@ -272,6 +287,13 @@ impl Writer {
         }
         self.at = begin;
     }
+}
+
+/// Makes it the current one.
+fn name_in(header: &Header, memory: &SharedMemory, store: &FdStore) {
+    let before = header.fd_of(Word::Journal);
+    header.set_fd(Word::Journal, Some(memory.as_fd().as_raw_fd()));
+    before.inspect(|before| store.remove(*before, Role::Journal));
 }
 
 /// New memory with a ledger in it, and where records begin.

@@ -20,7 +20,7 @@
 //! # What it does not survive
 //! * The death of both within some milliseconds: the agent's until the guard has split again, or the guard's until the agent has made another.
 //!   Whoever kills a whole control group or session (`systemctl kill`, an out-of-memory kill with memory.oom.group) kills both. Then what is
-//!   missing reads as zeros. (With systemd, its fd store can hold the descriptors: `docs/failure-modes.md`.)
+//!   missing reads as zeros. (With systemd, its fd store can hold the descriptors: [`crate::fd_store`], `docs/systemd.md`.)
 //! * A page of the journal that the kernel is moving to another place in the very moment in which the agent is killed inside a read.
 //! * Death before the agent listens: then nothing was restored, and nothing is lost.
 
@@ -39,7 +39,9 @@ pub use take_over::{Left, split_argument};
 
 use crate::{
     criu_socket::{Connection, LazyPagesSocket, MAIL_WORDS, Mail, MailMemory},
-    uffd::{Twin, split, split_off},
+    engine::ProcessId,
+    fd_store::{FdStore, Role},
+    uffd::{Twin, Uffd, split, split_off},
 };
 use anyhow::{Context, Result};
 use header::{Header, Stage};
@@ -66,19 +68,26 @@ struct Guard {
     header: Header,
     /// The command line, without what a take-over adds to it.
     args: Vec<OsString>,
+    /// Holds the same descriptors, where there is one.
+    store: FdStore,
 }
 
 /// Splits this process in two: returns in the agent, with what an agent before has left, if there was one. The guard never returns.
 ///
-/// To be called before any thread is started. `args` is the command line, its first word the program.
-pub fn guard(args: &[OsString], take_over: Option<RawFd>) -> Result<(Guarded, Option<Left>)> {
+/// To be called before any thread is started. `args` is the command line, its first word the program. With `store`, what it holds is left, too:
+/// `take_over` is the number of the header's descriptor either way.
+pub fn guard(args: &[OsString], take_over: Option<RawFd>, store: &FdStore) -> Result<(Guarded, Option<Left>)> {
     match take_over {
         Some(fd) => {
-            let found = Header::inherit(fd).and_then(|header| Ok((Left::read(&header)?, header)));
-            let (left, header) = found.unwrap_or_else(|error| take_over::hold(&error));
+            let read = || {
+                let header = Header::inherit(fd)?;
+                let left = Left::read(&header, store)?;
+                Ok((header, left))
+            };
+            let (header, left) = read().unwrap_or_else(|error| take_over::hold(&error, store));
             // What was left must not be let go of.
             let divided = loop {
-                match divide(header.clone(), args) {
+                match divide(header.clone(), args, store) {
                     Ok(divided) => break divided,
                     Err(error) => {
                         eprintln!("pageferry-agent: another agent cannot be started: {error:#}; trying again")
@@ -88,11 +97,11 @@ pub fn guard(args: &[OsString], take_over: Option<RawFd>) -> Result<(Guarded, Op
             };
             Ok((divided, Some(left)))
         }
-        None => Ok((divide(Header::create()?, args)?, None)),
+        None => Ok((divide(Header::create()?, args, store)?, None)),
     }
 }
 
-fn divide(header: Header, args: &[OsString]) -> Result<Guarded> {
+fn divide(header: Header, args: &[OsString], store: &FdStore) -> Result<Guarded> {
     let exec = stand_by::program(&header, args)?;
     let before = stand_by::block_signals()?;
     header.set(Word::Guard, std::process::id().into());
@@ -102,7 +111,7 @@ fn divide(header: Header, args: &[OsString]) -> Result<Guarded> {
             stand_by::restore_signals(&before)?;
             header.lock();
             header.set(Word::Agent, std::process::id().into());
-            Ok(Guarded(Some(Guard { header, args: args.to_vec() })))
+            Ok(Guarded(Some(Guard { header, args: args.to_vec(), store: store.clone() })))
         }
     }
 }
@@ -124,15 +133,18 @@ impl Guarded {
 
     /// Begins to write down what another agent would have to know.
     pub(crate) fn begin(&self, ledger: &Ledger) -> Result<Journal> {
-        self.header().map_or_else(|| Ok(Journal::none()), |header| Journal::begin(header, ledger))
+        let Some(guard) = &self.0 else { return Ok(Journal::none()) };
+        Journal::begin(&guard.header, ledger, &guard.store)
     }
 
     /// From here on another agent takes over when this one dies.
     pub(crate) fn listens(&self, socket: &LazyPagesSocket) {
-        if let Some(header) = self.header() {
-            header.set_fd(Word::Listener, Some(socket.as_fd().as_raw_fd()));
-            header.set_fd(Word::Folder, Some(socket.dir().as_raw_fd()));
+        if let Some(Guard { header, store, .. }) = &self.0 {
+            self.keep(Word::Listener, socket);
+            self.keep(Word::Folder, &socket.dir());
             header.enter(Stage::Serving);
+            // Once it is there, so is all that it names.
+            store.put(header.as_fd(), Role::Header);
         }
     }
 
@@ -143,12 +155,39 @@ impl Guarded {
 
     /// A descriptor that another agent needs.
     pub(crate) fn keep(&self, word: Word, fd: &impl AsFd) {
-        self.header().inspect(|header| header.set_fd(word, Some(fd.as_fd().as_raw_fd())));
+        let Some(Guard { header, store, .. }) = &self.0 else { return };
+        if let Some(role) = role(word) {
+            store.put(fd.as_fd(), role);
+        }
+        header.set_fd(word, Some(fd.as_fd().as_raw_fd()));
+    }
+
+    /// A process's userfaultfd.
+    pub(crate) fn keep_uffd(&self, id: ProcessId, uffd: &Uffd) {
+        self.store().map(|store| store.put(uffd.as_fd(), Role::Process(id)));
+    }
+
+    /// It will be closed.
+    pub(crate) fn let_go_of(&self, id: ProcessId, uffd: &Uffd) {
+        self.store().inspect(|store| store.remove(uffd.as_fd().as_raw_fd(), Role::Process(id)));
+    }
+
+    /// systemd's, if it holds the descriptors, too.
+    pub(crate) fn store(&self) -> Option<&FdStore> {
+        self.0.as_ref().map(|guard| &guard.store).filter(|store| store.is_there())
+    }
+
+    /// Ends agent and guard at once, as systemd has all that the next start needs. Returns only if it has not.
+    pub(crate) fn leave(&self) {
+        if self.store().is_some_and(FdStore::is_dealt_with) {
+            self.ends(0);
+            crate::uffd::leave(0)
+        }
     }
 
     /// Where CRIU's messages are read to.
     pub(crate) fn mail(&self) -> Mail {
-        self.header().map_or_else(Mail::default, |header| Mail::new(Arc::new(header.clone())))
+        self.header().map_or_else(Mail::default, mail)
     }
 
     /// A flag that outlives this agent.
@@ -245,6 +284,22 @@ impl MailMemory for Header {
     fn words(&self) -> &[AtomicU64; MAIL_WORDS] {
         self.words(Word::Mail, MAIL_WORDS).first_chunk().expect("of that length")
     }
+}
+
+fn mail(header: &Header) -> Mail {
+    Mail::new(Arc::new(header.clone()))
+}
+
+/// What a word that names a descriptor is called in the fd store.
+fn role(word: Word) -> Option<Role> {
+    Some(match word {
+        Word::Listener => Role::Listener,
+        Word::Folder => Role::Folder,
+        Word::Connection => Role::Connection,
+        Word::Lifeline => Role::Lifeline,
+        Word::Scratch => Role::Scratch,
+        _ => return None,
+    })
 }
 
 fn c_string(text: OsString) -> Result<CString> {

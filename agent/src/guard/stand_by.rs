@@ -21,7 +21,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use std::{ffi::OsString, os::fd::AsFd};
 
 /// Passed on to the agent.
-const SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
+const SIGNALS: [Signal; 5] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 /// How long to wait before a program that could not be started is tried again.
 const PAUSE_SECONDS: u32 = 1;
 

@@ -1,12 +1,18 @@
 //! What an agent that died has left, found and sorted.
 
-use super::{Guarded, Header, Word, header::now, journal, ledger::Ledger};
+use super::{
+    Guarded, Header, Word,
+    header::{Stage, now},
+    journal,
+    ledger::Ledger,
+};
 use crate::{
     criu_socket::{Connection, LazyPagesSocket, SOCKET_NAME},
     engine::{ProcessId, Start},
+    fd_store::{FdStore, Role},
     uffd::{self, SharedMemory, Uffd, inherited_fd},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{UnixAddr, getsockname};
 use std::{
     ffi::OsString,
@@ -55,28 +61,48 @@ pub struct Left {
 
 impl Left {
     /// Reads journal and header, takes over what they name, and closes every other descriptor.
-    pub(super) fn read(header: &Header) -> Result<Self> {
+    ///
+    /// With what systemd's fd store had, both processes were gone meanwhile, or have left on purpose.
+    pub(super) fn read(header: &Header, store: &FdStore) -> Result<Self> {
+        if store.is_resumed() {
+            ensure!(header.stage() == Stage::Serving, "what it knew could not be kept");
+            header.goes_on();
+        }
         wait_if_often(header);
         let journal = SharedMemory::open(header.inherit_fd(Word::Journal)?.context("no journal was left")?)?;
         let (ledger, records) = journal::read(&journal)?;
         let ledger = ledger.replayed(records)?;
         let listener = header.inherit_fd(Word::Listener)?.context("no socket was left")?;
         let folder = header.inherit_fd(Word::Folder)?.context("no work directory was left")?;
+        // Of the task that CRIU has handed over last, and that was not dealt with.
+        let takes_part = !ledger.restored && !ledger.abandoned;
+        let mail_fd = if takes_part { super::mail(header).resume(ledger.last_mail) } else { None };
+        let is_lost = mail_fd.is_some_and(|fd| store.lacks(fd, Role::Process(ProcessId(ledger.next_process))));
+        ensure!(!is_lost, "the memory of the task that CRIU had just handed over is lost");
         // From here on nothing may fail: it would close userfaultfds.
+        let is_here = |(id, known): &(&ProcessId, &super::Known)| {
+            let lost = store.lacks(known.fd, Role::Process(**id));
+            if lost && !known.space.is_whole() {
+                eprintln!(
+                    "pageferry-agent: {} is not in the fd store: it has ended, or what it lacks will read as zeros: then kill it",
+                    known.name
+                );
+            }
+            !lost
+        };
         let of = |(id, known): (&ProcessId, &super::Known)| {
             let lost =
                 |error: &uffd::Error| eprintln!("pageferry-agent: the userfaultfd of {} is lost: {error}", known.name);
             Some((*id, inherited_fd(known.fd).inspect_err(lost).ok()?))
         };
-        let uffds = ledger.processes.iter().filter_map(of).collect();
+        let uffds = ledger.processes.iter().filter(is_here).filter_map(of).collect();
         let inherit = |word| header.inherit_fd(word).ok().flatten();
         let (mut connection, mut mail) = (None, None);
-        if !ledger.restored && !ledger.abandoned {
+        if takes_part {
             // Accepted, and killed before it was noted: it is the only other socket of that name.
             let unnoted = || inherited_fd(others().find(is_connection)?).ok();
             connection = inherit(Word::Connection).or_else(unnoted);
-            let guarded = Guarded(Some(super::Guard { header: header.clone(), args: Vec::new() }));
-            mail = guarded.mail().resume(ledger.last_mail).and_then(|fd| inherited_fd(fd).ok());
+            mail = mail_fd.and_then(|fd| inherited_fd(fd).ok());
         }
         let (lifeline, scratch) = (inherit(Word::Lifeline), inherit(Word::Scratch));
         let died = header.get(Word::Died);
@@ -140,16 +166,25 @@ fn is_connection(fd: &RawFd) -> bool {
 }
 
 /// What was left cannot be understood, so no agent can go on. The userfaultfds stay open until nobody needs them.
-pub(super) fn hold(error: &anyhow::Error) -> ! {
-    eprintln!(
-        "pageferry-agent: the agent died, and another cannot take over: {error:#}. What its processes lack will never come; they wait \
-         for it instead of reading zeros. Kill them and restore again"
-    );
+pub(super) fn hold(error: &anyhow::Error, store: &FdStore) -> ! {
+    let told = match store.is_resumed() {
+        true => format!(
+            "cannot go on with what systemd has kept: {error:#}. Processes wait for what they lack, instead of reading zeros. If it was \
+             another version that left it, install that one again and restart this service; if not, kill them and restore again"
+        ),
+        false => format!(
+            "the agent died, and another cannot take over: {error:#}. What its processes lack will never come; they wait for it \
+             instead of reading zeros. Kill them and restore again"
+        ),
+    };
+    eprintln!("pageferry-agent: {told}");
+    store.ready_but(&told);
     let is_needed =
         |fd: &OwnedFd| fd.try_clone().is_ok_and(|fd| Uffd::from_owned_fd(fd).is_ok_and(|uffd| uffd.is_alive()));
     let fds: Vec<_> = others().filter_map(|fd| inherited_fd(fd).ok()).collect();
     while fds.iter().any(is_needed) {
         std::thread::sleep(Duration::from_secs(1));
     }
+    store.clear();
     uffd::leave(1)
 }

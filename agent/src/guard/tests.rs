@@ -8,6 +8,7 @@ use super::{
 use crate::{
     address_space::apply,
     engine::ProcessId,
+    fd_store::FdStore,
     images::Layout,
     uffd::{Event, SharedMemory},
 };
@@ -100,7 +101,7 @@ proptest! {
     fn what_is_left_is_what_the_agent_knew(steps in steps()) {
         let header = Header::create().unwrap();
         let mut model = beginning();
-        let journal = Journal::begin(&header, &model).unwrap();
+        let journal = Journal::begin(&header, &model, &FdStore::default()).unwrap();
         journal.note(Record::Adopted { pid: pid(7), fd: 50, mail: 0 });
         let task = Known::task(model.layouts.remove(&pid(7)).unwrap(), 50);
         model.processes.insert(ProcessId(2), task);
@@ -159,7 +160,7 @@ fn what_is_wiped_on_fork_does_not_come_to_a_child() {
 fn a_journal_that_fills_up_asks_for_another_in_time() {
     let header = Header::create().unwrap();
     let ledger = beginning();
-    let journal = Journal::begin(&header, &ledger).unwrap();
+    let journal = Journal::begin(&header, &ledger, &FdStore::default()).unwrap();
     let mut records = 0u64;
     while !journal.is_half_full() {
         // Neighbours would be one record.
@@ -178,7 +179,7 @@ fn memory_that_is_no_journal_is_refused() {
     let memory = SharedMemory::create(c"test", 100).unwrap();
     assert!(journal::read(&memory).is_err());
     let header = Header::create().unwrap();
-    let journal = Journal::begin(&header, &beginning()).unwrap();
+    let journal = Journal::begin(&header, &beginning(), &FdStore::default()).unwrap();
     journal.note(Record::Adopted { pid: pid(9), fd: 5, mail: 0 });
     let fd = header.fd_of(Word::Journal).unwrap();
     let fd = crate::uffd::duplicate_for_test(fd);

@@ -6,6 +6,7 @@
 //! fill         copy, zero, wake, unregister: what the kernel says is an ordinary result
 //! probe        is the process there, is this page registered: asked without changing anything
 //! descriptors  taking over descriptors: from a socket, from the parent process
+//! place        putting inherited descriptors at the numbers that they should have
 //! memory       memory that outlives this process
 //! twin         a second process with the same descriptors
 //! features     what this kernel and this user may do with one, for `doctor`
@@ -21,6 +22,7 @@ mod fill;
 mod ioctl;
 mod memory;
 mod message;
+mod place;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ pub use descriptors::{CONTROL_WORDS, inherited_fd, is_inherited, receive_fd, rec
 pub use fill::{Filled, Stop};
 pub use memory::SharedMemory;
 pub use message::{Event, FIRST_KIND, MESSAGE_WORDS};
+pub use place::place;
 pub use probe::Probe;
 pub use twin::{Exec, Twin, leave, split, split_off};
 
