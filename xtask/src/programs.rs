@@ -133,8 +133,8 @@ impl Program {
                 run::write_script(entry, &wrapper(&root, file))?;
             }
         }
-        let version = run::quiet(command(entry).arg(self.version));
-        version.map(drop).with_context(|| format!("{} does not start", entry.display()))
+        ensure!(self.works(entry), "{0} does not start: try `{0} {1}`", entry.display(), self.version);
+        Ok(())
     }
 }
 
