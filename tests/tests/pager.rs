@@ -6,7 +6,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -68,34 +71,20 @@ fn a_recording_ends_when_the_service_is_said_to_be_ready() -> Result<()> {
     checkpoint.check(&cell)
 }
 
-/// A proxy whose connections work, but for some: those take a request, and no answer ever comes.
-fn some_are_dead(port: u16, dead: fn(usize) -> bool) -> Result<u16> {
+/// A proxy whose connections work, until one dies with the next request for each that `deaths` counts: it takes the request, and no answer
+/// ever comes.
+fn some_die(port: u16, deaths: &Arc<AtomicUsize>) -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let near = listener.local_addr()?.port();
-    let count = AtomicUsize::new(0);
+    let deaths = deaths.clone();
     thread::spawn(move || {
         for near in listener.incoming().flatten() {
-            let is_dead = dead(count.fetch_add(1, Ordering::Relaxed));
+            let deaths = deaths.clone();
             thread::spawn(move || -> std::io::Result<()> {
-                if is_dead {
-                    let mut request = near;
-                    std::io::copy(&mut request, &mut std::io::sink())?;
-                    return Ok(());
-                }
                 let far = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-                let ways = [(near.try_clone()?, far.try_clone()?), (far, near)];
-                for (mut from, mut to) in ways {
-                    thread::spawn(move || {
-                        let mut buffer = vec![0; 1 << 16];
-                        while let Ok(length @ 1..) = from.read(&mut buffer) {
-                            if to.write_all(&buffer[..length]).is_err() {
-                                break;
-                            }
-                        }
-                        let _ = to.shutdown(Shutdown::Both);
-                        let _ = from.shutdown(Shutdown::Both);
-                    });
-                }
+                let (answers, to_client) = (far.try_clone()?, near.try_clone()?);
+                thread::spawn(move || pass(answers, to_client, || false));
+                pass(near, far, || deaths.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok());
                 Ok(())
             });
         }
@@ -103,17 +92,35 @@ fn some_are_dead(port: u16, dead: fn(usize) -> bool) -> Result<u16> {
     Ok(near)
 }
 
+/// Passes on what comes, until one of the ends closes. Once `dies` it passes on nothing any more.
+fn pass(mut from: TcpStream, mut to: TcpStream, dies: impl Fn() -> bool) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if dies() {
+            let _ = std::io::copy(&mut from, &mut std::io::sink());
+        } else if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
 #[test]
 fn a_connection_that_is_dead_holds_up_nobody_for_long() -> Result<()> {
     let Scene { work, checkpoint, split } = scene("redis", 20_000)?;
     let host = Host::server(&work, &split.store)?;
-    // The first ones bring checkpoint.json and the index; of those for frames every third is dead.
-    let port = some_are_dead(host.port(), |number| number > 2 && number % 3 == 0)?;
+    let deaths = Arc::new(AtomicUsize::new(0));
+    let port = some_die(host.port(), &deaths)?;
     let cell = Cell::new()?;
     let url = format!("http://127.0.0.1:{port}/store");
-    let pager = Pager::start(&url, &split.slim, &work.folder("pager")?, &["--json"])?;
+    let mut pager = Pager::start(&url, &split.slim, &work.folder("pager")?, &["--json", "--complete", "never"])?;
     criu_restore(&cell, &split.slim, pager.work(), &["--lazy-pages"])?;
+    // Nothing is asked for now but what the program needs for its answer.
+    deaths.store(1, Relaxed);
     eventually(|| checkpoint.first_reply(&cell))?;
+    assert_eq!(deaths.load(Relaxed), 0, "the reply took no request");
+    signal::kill(Pid::from_raw(pager.daemon().pid()), signal::Signal::SIGTERM)?;
     let summary = summary(&pager.finish()?);
     assert!(summary["hedges"].as_u64() > Some(0), "{summary}");
     assert_eq!(summary["retries"], 0, "a second request was enough: {summary}");
