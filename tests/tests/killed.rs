@@ -9,8 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use common::{Scene, scene};
-use pageferry_tests::{Cell, Host, Pager, Pair, Result, Role, Trial, criu_restore, p99, tools};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use pageferry_tests::{Cell, Host, Pager, Pair, Result, Role, Trial, criu_restore, eventually, p99, tools};
 
 /// What is restored. The prefork tree has several processes that share most of their memory.
 const PROGRAMS: [(&str, usize); 3] = [("redis", 40_000), ("threads", 4 << 20), ("gunicorn", 20_000)];
@@ -135,6 +141,50 @@ fn restore_in_one_command_killed_at_random_moments() -> Result<()> {
     Ok(())
 }
 
+/// A standard output that nobody reads holds an agent up at its very end, with all its userfaultfds closed.
+#[test]
+fn killed_when_all_is_done_it_ends_well() -> Result<()> {
+    let Scene { work, checkpoint, split } = scene("redis", 5_000)?;
+    let cell = Cell::new()?;
+    let (scratch, criu) = (work.folder("tmp")?, work.path().join("criu"));
+    cell.entering(&tools::criu()?, &criu)?;
+    let (reader, writer) = std::io::pipe()?;
+    fill(&writer)?;
+    let log = work.path().join("agent.log");
+    let mut agent = Command::new(tools::binary("pageferry-agent")?);
+    agent.arg("restore").arg(&split.store).args(["--json", "--criu"]).arg(&criu).args(["--", "--shell-job"]);
+    agent.env("TMPDIR", &scratch).stdin(Stdio::null()).stdout(writer).stderr(fs::File::create(&log)?);
+    let mut started = agent.spawn()?;
+    drop(agent);
+    let pair = Pair::new(&criu);
+    let mut serves = false;
+    let agent = eventually(|| {
+        let (agent, _) = pair.both()?.context("it has ended")?;
+        let fds = fs::read_dir(format!("/proc/{agent}/fd"))?.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let has_memory = fds.into_iter().any(|fd| fd.as_os_str() == "anon_inode:[userfaultfd]");
+        let is_done = serves && !has_memory;
+        serves |= has_memory;
+        anyhow::ensure!(is_done, "it has not ended its work");
+        Ok(agent)
+    })?;
+    kill(Pid::from_raw(agent), Signal::SIGKILL)?;
+    let status = started.wait()?;
+    drop(reader);
+    let said = fs::read_to_string(log)?;
+    assert!(status.success() && said.is_empty(), "{status}\n{said}");
+    assert!(is_empty(&scratch)?, "the scratch folder is left");
+    checkpoint.check(&cell)
+}
+
+/// Until there is no room for a byte.
+fn fill(pipe: &std::io::PipeWriter) -> Result<()> {
+    use std::io::Write;
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    while (&mut &*pipe).write(&[0]).is_ok() {}
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(())
+}
+
 fn is_empty(folder: &Path) -> Result<bool> {
     Ok(fs::read_dir(folder)?.next().is_none())
 }
@@ -151,7 +201,7 @@ fn signals_to_the_guard_reach_the_agent() -> Result<()> {
     checkpoint.first_reply(&cell)?;
     let guard = Pair::new(&folder).both()?.map(|(_, guard)| guard);
     assert_eq!(guard, Some(pager.daemon().pid()), "the guard is the process that was started");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pager.daemon().pid()), nix::sys::signal::Signal::SIGTERM)?;
+    kill(Pid::from_raw(pager.daemon().pid()), Signal::SIGTERM)?;
     let log = pager.finish()?;
     assert!(log.contains("asked to stop"), "{log}");
     checkpoint.check(&cell)

@@ -291,7 +291,11 @@ impl Engine {
     pub(crate) fn run(mut self) -> Result<()> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.take_over().and_then(|()| self.serve())));
         let error = match outcome {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                // Before what the journal names is closed.
+                self.guarded.is_done();
+                return Ok(());
+            }
             Ok(Err(error)) => error,
             Err(_) => {
                 let error = anyhow::anyhow!("the engine panicked; this is a bug, please report it");

@@ -62,6 +62,8 @@ pub(crate) enum Stage {
     Serving = 1,
     /// What it knew cannot be kept any more, so nobody can take over; the userfaultfds have to stay open.
     Holding = 2,
+    /// Every process has what it needs, or has ended: whatever is left to do, another only tidies up.
+    Whole = 3,
 }
 
 /// The page. Cloning it shares it.
@@ -130,6 +132,7 @@ impl Header {
         match self.get(Word::Stage) {
             0 => Stage::Starting,
             1 => Stage::Serving,
+            3 => Stage::Whole,
             _ => Stage::Holding,
         }
     }

@@ -81,6 +81,9 @@ pub fn guard(args: &[OsString], take_over: Option<RawFd>, store: &FdStore) -> Re
         Some(fd) => {
             let read = || {
                 let header = Header::inherit(fd)?;
+                if header.stage() == Stage::Whole {
+                    take_over::tidy_up(&header, store);
+                }
                 let left = Left::read(&header, store)?;
                 Ok((header, left))
             };
@@ -146,6 +149,11 @@ impl Guarded {
             // Once it is there, so is all that it names.
             store.put(header.as_fd(), Role::Header);
         }
+    }
+
+    /// From here on nobody's memory depends on this agent.
+    pub(crate) fn is_done(&self) {
+        self.header().inspect(|header| header.enter(Stage::Whole));
     }
 
     /// CRIU's connection.

@@ -109,7 +109,7 @@ pub(super) fn stand_by(header: &Header, agent: Pid, relation: Agent, exec: &Exec
         Stage::Holding => loop {
             nix::unistd::pause();
         },
-        Stage::Serving => loop {
+        Stage::Serving | Stage::Whole => loop {
             exec.start();
             nix::unistd::sleep(PAUSE_SECONDS);
         },

@@ -14,6 +14,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{UnixAddr, getsockname};
+use page_store::ScratchDir;
 use std::{
     ffi::OsString,
     fs::File,
@@ -124,9 +125,7 @@ impl Left {
 
     /// The folder that `restore` works in.
     pub(crate) fn scratch(&mut self) -> Option<(PathBuf, File)> {
-        let dir = self.scratch.take()?;
-        let path = nix::fcntl::readlink(format!("/proc/self/fd/{}", dir.as_raw_fd()).as_str()).ok()?;
-        Some((path.into(), dir.into()))
+        folder(self.scratch.take()?)
     }
 
     /// What an engine begins with.
@@ -138,6 +137,20 @@ impl Left {
         let uffds = self.uffds.into_iter().map(uffd).collect::<Result<_>>()?;
         Ok(Start { socket, connection, ledger: self.ledger, journal: Some(self.journal), uffds })
     }
+}
+
+/// An open folder, and where it is.
+fn folder(dir: OwnedFd) -> Option<(PathBuf, File)> {
+    let path = nix::fcntl::readlink(format!("/proc/self/fd/{}", dir.as_raw_fd()).as_str()).ok()?;
+    Some((path.into(), dir.into()))
+}
+
+/// The agent died when everything was done but to end.
+pub(super) fn tidy_up(header: &Header, store: &FdStore) -> ! {
+    let scratch = header.inherit_fd(Word::Scratch).ok().flatten().and_then(folder);
+    drop(scratch.map(|(path, dir)| ScratchDir::adopt(path, dir)));
+    store.clear();
+    uffd::leave(0)
 }
 
 fn wait_if_often(header: &Header) {
