@@ -22,6 +22,7 @@
 //! process ends with the test's, or is a [`Daemon`] that is killed on drop and by the kernel with the test's process.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod cell;
 mod checkpoint;
 mod criu_pager;
@@ -42,6 +43,7 @@ mod trial;
 mod workdir;
 
 pub use anyhow::Result;
+pub use cache::{Cache, CacheKind};
 pub use cell::Cell;
 pub use checkpoint::{Checkpoint, ROOT_PID, Running, Split, split};
 pub use criu_pager::CriuPager;

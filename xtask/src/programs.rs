@@ -32,7 +32,7 @@ enum How {
     Unpack,
 }
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "zstd", package: "zstd", version: "--version", how: How::Install },
     Program { name: "ip", package: "iproute2", version: "-V", how: How::Install },
     Program { name: "node", package: "nodejs", version: "--version", how: How::Install },
@@ -41,6 +41,7 @@ const PROGRAMS: [Program; 8] = [
     Program { name: "redis-server", package: "redis-server", version: "--version", how: How::Unpack },
     Program { name: "wrk", package: "wrk", version: "-v", how: How::Install },
     Program { name: "nginx", package: "nginx", version: "-v", how: How::Unpack },
+    Program { name: "varnishd", package: "varnish", version: "-V", how: How::Unpack },
 ];
 
 /// A program from PyPI, each in an environment of its own.

@@ -31,7 +31,7 @@ const fn trial(name: &'static str, file: &'static str, test: &'static str, count
     Trial { name, package: "pageferry-tests", file, test, count, environment: &[] }
 }
 
-const TRIALS: [Trial; 14] = [
+const TRIALS: [Trial; 15] = [
     // Of each of three programs.
     trial("killed", "killed", "agent_and_guard_killed_at_random_moments", 67),
     trial("killed-restore", "killed", "restore_in_one_command_killed_at_random_moments", 50),
@@ -48,6 +48,7 @@ const TRIALS: [Trial; 14] = [
     trial("hostile-proxy", "hostile", "nine_answers_of_ten_are_spoiled", 10),
     trial("hostile-restore", "hostile", "one_command_from_a_host_that_lies", 10),
     trial("mirrors", "hostile", "one_of_two_mirrors_is_of_no_use", 5),
+    trial("behind-a-cache", "cdn", "fetches_each", 100),
     trial("huge-holes", "endings", "three_gib_are_unmapped_and_discarded", 10),
     trial("ten-at-once", "server_load", "ten_restores_at_once_cost_the_server_what_one_does", 5),
     Trial { package: "pageferry-strip", ..trial("tools-interrupted", "trial", "", 100) },
