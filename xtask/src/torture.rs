@@ -48,7 +48,7 @@ const TRIALS: [Trial; 15] = [
     trial("hostile-proxy", "hostile", "nine_answers_of_ten_are_spoiled", 10),
     trial("hostile-restore", "hostile", "one_command_from_a_host_that_lies", 10),
     trial("mirrors", "hostile", "one_of_two_mirrors_is_of_no_use", 5),
-    trial("behind-a-cache", "cdn", "fetches_each", 100),
+    trial("behind-a-cache", "cdn", "", 100),
     trial("huge-holes", "endings", "three_gib_are_unmapped_and_discarded", 10),
     trial("ten-at-once", "server_load", "ten_restores_at_once_cost_the_server_what_one_does", 5),
     Trial { package: "pageferry-strip", ..trial("tools-interrupted", "trial", "", 100) },
