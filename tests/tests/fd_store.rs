@@ -3,15 +3,21 @@
 
 mod common;
 
+use anyhow::ensure;
 use common::{Scene, scene};
 use nix::sys::signal::Signal;
 use pageferry_tests::{Cell, FakeSystemd, Host, Pager, Result, Trial, criu_restore, eventually};
 
-/// How many pages the last take-over found missing.
-fn pages_to_come(log: &str) -> u64 {
-    let last = log.rsplit_once("this one, process").map_or("", |(_, after)| after);
-    let lines = last.lines().filter(|line| line.contains("took over") && line.contains("pages to come"));
-    lines.filter_map(|line| line.split(": ").nth(1)?.split(' ').next()?.parse::<u64>().ok()).sum()
+/// That the last take-over found pages missing. It says so a moment after the service is ready.
+fn has_pages_to_come(systemd: &FakeSystemd) -> Result<()> {
+    eventually(|| {
+        let log = systemd.log();
+        let last = log.rsplit_once("this one, process").map_or("", |(_, after)| after);
+        let lines = last.lines().filter(|line| line.contains("took over") && line.contains("pages to come"));
+        let pages = lines.filter_map(|line| line.split(": ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+        ensure!(pages.sum::<u64>() > 0, "all was there already\n{log}");
+        Ok(())
+    })
 }
 
 #[test]
@@ -30,8 +36,7 @@ fn agent_and_guard_killed_at_once_lose_nothing() -> Result<()> {
             systemd.start()?;
             checkpoint.first_reply(&cell)?;
         }
-        let log = systemd.log();
-        assert!(pages_to_come(&log) > 0, "all was there already\n{log}");
+        has_pages_to_come(&systemd)?;
         checkpoint.check(&cell)?;
         // What is left comes before it ends, and with it the store is empty.
         systemd.signal(Signal::SIGTERM)?;
@@ -65,7 +70,7 @@ fn an_upgrade_is_a_pause() -> Result<()> {
         }
         checkpoint.first_reply(&cell)?;
     }
-    assert!(pages_to_come(&systemd.log()) > 0, "all was there already\n{}", systemd.log());
+    has_pages_to_come(&systemd)?;
     // An agent that dies alone is the guard's, as without systemd.
     assert!(systemd.pair().kill(pageferry_tests::Role::Agent)?);
     checkpoint.check(&cell)?;
@@ -125,7 +130,7 @@ fn leaving_without_a_store_is_refused() -> Result<()> {
     criu_restore(&cell, &split.slim, &folder, &["--lazy-pages"])?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pager.daemon().pid()), Signal::SIGUSR2)?;
     eventually(|| {
-        anyhow::ensure!(pager.daemon().log().contains("needs --fd-store"), "{}", pager.daemon().log());
+        ensure!(pager.daemon().log().contains("needs --fd-store"), "{}", pager.daemon().log());
         Ok(())
     })?;
     checkpoint.check(&cell)
