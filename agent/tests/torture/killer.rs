@@ -19,6 +19,10 @@ use std::{
 /// How long the survivor may take to make a second process again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// After so many agents one lives for longer than [`LONG`]: when each dies so soon, the next ones start after pauses (guard/take_over.rs).
+const AT_ONCE: u32 = 8;
+const LONG: Duration = Duration::from_millis(1500);
+
 /// What was done.
 #[derive(Clone, Debug, Default)]
 pub struct Kills {
@@ -93,6 +97,9 @@ fn kill_on(stop: &AtomicBool, mark: &Path, seed: u64, longest: Duration) -> Resu
         }
         kills.times.push(start.elapsed());
         *(if victim == agent { &mut kills.agents } else { &mut kills.guards }) += 1;
+        if victim == agent && kills.agents % AT_ONCE == 0 {
+            std::thread::sleep(LONG);
+        }
     }
 }
 
