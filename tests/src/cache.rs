@@ -7,9 +7,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::{Daemon, Workdir, free_port, tools};
+use crate::{Daemon, Workdir, contrib::contrib, free_port, tools};
 
 /// Which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Cache {
         let requests = folder.join("requests.log");
         let log =
             format!("log_format requests '$request_uri $http_range';\naccess_log '{}' requests;\n", requests.display());
-        let server = configuration(
+        let server = contrib(
             "nginx/stores.conf",
             &[("127.0.0.1:8080", &format!("127.0.0.1:{host_port}")), ("/srv/stores", &stores.display().to_string())],
         )?;
@@ -52,11 +52,11 @@ impl Cache {
                     ("127.0.0.1:8080", format!("127.0.0.1:{host_port}")),
                 ];
                 let [near, far] = ports.each_ref().map(|(from, to)| (*from, to.as_str()));
-                let server = configuration("nginx/cache.conf", &[near, far, ("/var/cache/pageferry", &kept)])?;
+                let server = contrib("nginx/cache.conf", &[near, far, ("/var/cache/pageferry", &kept)])?;
                 nginx(&folder, &("access_log off;\n".to_owned() + &server))?
             }
             CacheKind::Varnish => {
-                let vcl = configuration("varnish/cache.vcl", &[("\"8080\"", &format!("\"{host_port}\""))])?;
+                let vcl = contrib("varnish/cache.vcl", &[("\"8080\"", &format!("\"{host_port}\""))])?;
                 let file = folder.join("cache.vcl");
                 fs::write(&file, vcl)?;
                 let mut varnish = Command::new(tools::program("varnishd")?);
@@ -88,17 +88,6 @@ impl Cache {
         }
         Ok(requests)
     }
-}
-
-/// A file of `contrib/`, with some of its words replaced.
-fn configuration(name: &str, words: &[(&str, &str)]) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib").join(name);
-    let mut text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    for (from, to) in words {
-        ensure!(text.contains(from), "{} has no {from}", path.display());
-        text = text.replace(from, to);
-    }
-    Ok(text)
 }
 
 /// One process in the foreground that writes nowhere but below its own folder. It keeps being root, because the folder of a test is root's alone.

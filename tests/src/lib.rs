@@ -25,6 +25,7 @@
 mod cache;
 mod cell;
 mod checkpoint;
+mod contrib;
 mod criu_pager;
 mod daemon;
 mod fake_systemd;
@@ -38,6 +39,7 @@ mod pair;
 pub mod programs;
 mod restore;
 mod slow_link;
+mod systemd;
 pub mod tools;
 mod trial;
 mod workdir;
@@ -56,6 +58,7 @@ pub use memory_limit::{MemoryLimit, forget_cached};
 pub use pair::{Pair, Role};
 pub use restore::{Pager, agent_restore, agent_restore_in, criu_restore};
 pub use slow_link::{SlowLink, Speed};
+pub use systemd::Systemd;
 pub use trial::{Trial, p99};
 pub use workdir::Workdir;
 

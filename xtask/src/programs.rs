@@ -32,7 +32,7 @@ enum How {
     Unpack,
 }
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 10] = [
     Program { name: "zstd", package: "zstd", version: "--version", how: How::Install },
     Program { name: "ip", package: "iproute2", version: "-V", how: How::Install },
     Program { name: "node", package: "nodejs", version: "--version", how: How::Install },
@@ -41,6 +41,8 @@ const PROGRAMS: [Program; 9] = [
     Program { name: "redis-server", package: "redis-server", version: "--version", how: How::Unpack },
     Program { name: "wrk", package: "wrk", version: "-v", how: How::Install },
     Program { name: "nginx", package: "nginx", version: "-v", how: How::Unpack },
+    // A test runs its own; where the machine has none, installing it starts nothing.
+    Program { name: "systemd", package: "systemd", version: "--version", how: How::Install },
     Program { name: "varnishd", package: "varnish", version: "-V", how: How::Unpack },
 ];
 
