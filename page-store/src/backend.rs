@@ -1,9 +1,10 @@
-//! Where objects are: a local directory, an HTTP address. One small trait, one conformance suite (`tests/backends.rs`).
+//! Where objects are: a local directory, an HTTP address, an object store. One small trait, one conformance suite (`tests/backends.rs`).
 
 mod buffers;
 mod http;
 mod local;
 mod mirrors;
+mod object;
 mod response;
 mod spool;
 mod spools;
@@ -14,6 +15,7 @@ pub use http::{Deadlines, HttpBackend, HttpVersion};
 pub use local::LocalBackend;
 pub(crate) use local::{blocking, check_limit, stream_range};
 pub use mirrors::Mirrors;
+pub use object::ObjectBackend;
 
 use crate::{Error, Result};
 use async_trait::async_trait;

@@ -1,13 +1,15 @@
 //! The page store: model, writer, reader, object backends.
 //!
-//! A [`Store`] is opened from a local path or an HTTP address. It answers where a page of a task is ([`Store::runs`]) and
+//! A [`Store`] is opened from a local path, an HTTP address or an object store. It answers where a page of a task is ([`Store::runs`]) and
 //! hands out verified frames ([`Store::read_frame`], [`Store::stream_frames`]). [`write::split`] makes a store from a checkpoint;
 //! [`raw::RawCheckpoint`] lets a checkpoint directory that was never stripped be read as one.
 
 #![forbid(unsafe_code)]
 
 mod backend;
+mod bucket;
 mod error;
+mod folder;
 pub mod format;
 pub mod index;
 pub mod manifest;
@@ -24,9 +26,10 @@ pub mod write;
 
 pub use backend::{
     Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpVersion, LocalBackend, Look, Mirrors,
-    read_range,
+    ObjectBackend, read_range,
 };
 pub use error::{Error, Result, Retry};
+pub use folder::Folder;
 pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
 };

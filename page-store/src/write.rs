@@ -21,16 +21,18 @@ mod local;
 mod objects;
 mod pipeline;
 mod place;
+mod remote;
 mod slim;
 #[cfg(test)]
 mod tests;
 
 pub use local::LocalSink;
 pub(crate) use objects::put;
+pub use remote::{Conditions, RemoteSink};
 
-use crate::{FRAME_PAGES, Manifest, Result, manifest};
+use crate::{Backend, Error, FRAME_PAGES, Manifest, ObjectRef, Result, bucket::Bucket, manifest};
 use criu_images::{Checkpoint, PAGE_SIZE};
-use std::io::Write;
+use std::{io::Write, path::Path, sync::Arc};
 
 /// The default zstd level. On redis, node, JVM and prefork Python checkpoints 3 takes half as long again and stores 12 % more, 1 % more,
 /// 0.5 % less and 4 % less: what repeats in memory is words and pointers, which short hash tables find as well.
@@ -57,6 +59,32 @@ pub trait ObjectSink: Send + Sync {
     fn begin(&self) -> Result<Box<dyn ObjectWriter>>;
     /// Makes the store visible: `checkpoint.json`, atomically, durable objects first.
     fn commit(&self, manifest: &[u8]) -> Result<()>;
+}
+
+/// A place that a store can be written to, and looked into meanwhile.
+pub trait StoreSink: ObjectSink {
+    /// As [`ObjectSink::commit`]; `before` runs when only the step that makes the store visible is left to do, and an error of it prevents
+    /// that.
+    fn commit_after(&self, manifest: &[u8], before: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+    /// Whether `checkpoint.json` is in its place.
+    fn is_committed(&self) -> bool;
+    /// What was written: all of it is there once this returns.
+    fn written(&self) -> Result<Arc<dyn Backend>>;
+    /// Whether an object is there already, so that it need not be written: its name is its digest.
+    fn has(&self, object: &ObjectRef) -> bool;
+}
+
+/// The place at a path or an address. `conditions` counts for object stores; a folder of this machine is locked.
+pub fn create(location: &str, replace: bool, conditions: Conditions) -> Result<Box<dyn StoreSink>> {
+    match location.split_once("://") {
+        _ if Bucket::is_address(location) => Ok(Box::new(RemoteSink::create(location, replace, conditions)?)),
+        Some(("file", path)) if path.starts_with('/') => Ok(Box::new(LocalSink::create(path, replace)?)),
+        Some((scheme, _)) if !Path::new(location).exists() => {
+            let what = format!("nothing can be written to {scheme}:// addresses; use a path, s3://, gs:// or az://");
+            Err(Error::Unsupported { object: location.into(), what })
+        }
+        _ => Ok(Box::new(LocalSink::create(location, replace)?)),
+    }
 }
 
 /// An object being written. Dropped without [`ObjectWriter::finish`], nothing of it is left.

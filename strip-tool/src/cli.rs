@@ -2,7 +2,7 @@
 
 mod args;
 
-use crate::{Meter, Mode, Stop, Stopped, inspect, join, split, verify, working_set};
+use crate::{Meter, Mode, Stop, Stopped, copy, inspect, join, list, rm, split, verify, working_set};
 use anyhow::{Context, Result};
 use args::{Args, Command, LogFormat};
 use clap::Parser;
@@ -63,9 +63,10 @@ fn run(args: &Args) -> Result<ExitCode> {
             let write = Options { level: a.level, tripwire: !a.no_tripwire };
             let options = split::SplitOptions {
                 checkpoint: a.checkpoint.clone(),
-                store: a.store.0.clone(),
+                store: a.store.clone(),
                 slim: a.slim.clone(),
                 replace: a.replace,
+                conditions: a.put.conditions(),
                 write,
             };
             args.print(&split::split(&options, &meter, &stop)?)?;
@@ -83,11 +84,26 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         Command::WorkingSet(a) => {
             let options = working_set::WorkingSetOptions {
-                store: a.store.0.clone(),
+                store: a.store.clone(),
                 traces: a.trace.clone(),
                 name: a.name.clone(),
+                conditions: a.put.conditions(),
             };
             args.print(&runtime.block_on(working_set::add(&options, &stop))?)?;
+        }
+        Command::Copy(a) => {
+            let options = copy::CopyOptions {
+                from: a.from.clone(),
+                to: a.to.clone(),
+                replace: a.replace,
+                conditions: a.put.conditions(),
+            };
+            args.print(&runtime.block_on(copy::copy(&options, &meter, &stop))?)?;
+        }
+        Command::List(a) => args.print(&runtime.block_on(list::list(&a.location))?)?,
+        Command::Rm(a) => {
+            let options = rm::RmOptions { store: a.store.clone(), dry_run: a.dry_run };
+            args.print(&runtime.block_on(rm::rm(&options, &stop))?)?;
         }
         Command::Inspect(a) => {
             let options = Options { level: a.level, ..Options::default() };

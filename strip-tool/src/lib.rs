@@ -6,13 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod copy;
 mod dry_run;
 mod human;
 pub mod inspect;
 pub mod join;
+pub mod list;
 mod meter;
 mod output;
 mod retry;
+pub mod rm;
 pub mod split;
 mod stop;
 pub mod verify;

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use criu_images::{Checkpoint, ImageDir, PAGE_SIZE};
 use page_store::{
     Manifest,
-    write::{LocalSink, ObjectSink, Options, Progress},
+    write::{Conditions, ObjectSink, Options, Progress, create},
 };
 use serde::Serialize;
 use slim_dir::WithSlimDir;
@@ -23,12 +23,14 @@ use std::{
 pub struct SplitOptions {
     /// The directory that `criu dump` wrote.
     pub checkpoint: PathBuf,
-    /// Where the page store is to be.
-    pub store: PathBuf,
+    /// Where the page store is to be: a path, or the address of a place in an object store.
+    pub store: String,
     /// Where the slim dump is to be unpacked, if anywhere: it is an object of the store, too.
     pub slim: Option<PathBuf>,
     /// Whether a store that is there already is replaced.
     pub replace: bool,
+    /// Whether `checkpoint.json` is put only if nobody else has put one meanwhile; for object stores.
+    pub conditions: Conditions,
     /// How to write it.
     pub write: Options,
 }
@@ -37,7 +39,7 @@ pub struct SplitOptions {
 #[derive(Debug, Clone, Serialize)]
 pub struct SplitReport {
     /// The store.
-    pub store: PathBuf,
+    pub store: String,
     /// The unpacked slim dump.
     pub slim: Option<PathBuf>,
     /// Identity of the checkpoint.
@@ -117,7 +119,7 @@ impl fmt::Display for Sizes {
 
 impl fmt::Display for SplitReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "store     {}", self.store.display())?;
+        writeln!(f, "store     {}", self.store)?;
         if let Some(slim) = &self.slim {
             writeln!(f, "slim dump {} ({})", slim.display(), human::bytes(self.sizes.slim_unpacked))?;
         }
@@ -168,12 +170,12 @@ pub fn split(options: &SplitOptions, meter: &Meter, stop: &Stop) -> Result<Split
     let began = Instant::now();
     let checkpoint = open_checkpoint(&options.checkpoint)?;
     check_apart(options)?;
-    let sink = LocalSink::create(&options.store, options.replace)?;
+    let sink = create(&options.store, options.replace, options.conditions)?;
     meter.begin("split", lazy_bytes(&checkpoint));
     let manifest = match &options.slim {
-        None => write(&checkpoint, &sink, options, meter, stop)?,
+        None => write(&checkpoint, &*sink, options, meter, stop)?,
         Some(dir) => {
-            let with_slim = WithSlimDir::create(&sink, dir, stop)?;
+            let with_slim = WithSlimDir::create(&*sink, dir, stop)?;
             write(&checkpoint, &with_slim, options, meter, stop)?
         }
     };
@@ -216,7 +218,8 @@ fn check_apart(options: &SplitOptions) -> Result<()> {
             })
             .unwrap_or_else(|| path.to_path_buf())
     };
-    let named = [("the store", Some(&options.store)), ("the slim dump", options.slim.as_ref())];
+    let store = (!options.store.contains("://")).then(|| PathBuf::from(&options.store));
+    let named = [("the store", store.as_ref()), ("the slim dump", options.slim.as_ref())];
     let mut places = vec![("the checkpoint", real(&options.checkpoint))];
     for (what, path) in named {
         let Some(path) = path.map(|p| real(p)) else { continue };

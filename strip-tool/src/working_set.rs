@@ -4,10 +4,13 @@ use crate::{Stop, human, retry::open_store};
 use anyhow::{Context, Result, ensure};
 use page_store::{
     working_set::{self, Trace},
-    write::LocalSink,
+    write::{Conditions, create},
 };
 use serde::Serialize;
-use std::{fmt, fs, path::PathBuf};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 /// Most bytes of a trace: a million numbers.
 const MAX_TRACE_BYTES: u64 = 32 << 20;
@@ -15,12 +18,14 @@ const MAX_TRACE_BYTES: u64 = 32 << 20;
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct WorkingSetOptions {
-    /// A folder.
-    pub store: PathBuf,
+    /// A path, or the address of a place in an object store.
+    pub store: String,
     /// What `pageferry-agent --record` wrote.
     pub traces: Vec<PathBuf>,
     /// What the set is called; one of that name is replaced.
     pub name: String,
+    /// Whether `checkpoint.json` is put only if nobody else has put one meanwhile; for object stores.
+    pub conditions: Conditions,
 }
 
 /// What was added.
@@ -47,14 +52,14 @@ impl fmt::Display for WorkingSetReport {
 
 /// Adds the set. The store stays readable all the time.
 pub async fn add(options: &WorkingSetOptions, stop: &Stop) -> Result<WorkingSetReport> {
-    let path = options.store.to_str().context("the path of the store is not UTF-8")?;
+    let location = options.store.as_str();
     ensure!(
-        options.store.join(page_store::MANIFEST_NAME).is_file(),
-        "{path} is not a page store of this machine (a raw checkpoint cannot hold a working set: split it first)"
+        location.contains("://") || Path::new(location).join(page_store::MANIFEST_NAME).is_file(),
+        "{location} is not a page store of this machine (a raw checkpoint cannot hold a working set: split it first)"
     );
-    // Locks the store, so that what is read is what is added to.
-    let sink = LocalSink::create(&options.store, true)?;
-    let store = open_store(path).await?;
+    // Locks the store, or notes what is there, so that what is read is what is added to.
+    let sink = create(location, true, options.conditions)?;
+    let store = open_store(location).await?;
     let mut traces = Vec::new();
     for file in &options.traces {
         let name = file.display().to_string();
@@ -63,7 +68,7 @@ pub async fn add(options: &WorkingSetOptions, stop: &Stop) -> Result<WorkingSetR
         let json = fs::read(file).with_context(|| name.clone())?;
         traces.push(Trace::parse(&name, &json, &store.manifest().checkpoint_id, store.frame_count())?);
     }
-    let adding = async { Ok(working_set::add(&store, &sink, &options.name, &traces).await?) };
+    let adding = async { Ok(working_set::add(&store, &*sink, &options.name, &traces).await?) };
     let added = stop.or(adding).await?;
     Ok(WorkingSetReport {
         name: added.name,

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -73,7 +74,8 @@ impl Systemd {
 
     /// A pager by the unit of `contrib/systemd`. Returns the folder with its socket.
     pub fn pager(&self, name: &str, store: &str, slim: &Path, options: &str) -> Result<PathBuf> {
-        self.install("pageferry-agent@.service", "pageferry-agent")?;
+        let agent = tools::binary("pageferry-agent")?.display().to_string();
+        self.install("pageferry-agent@.service", "pageferry-agent", &agent)?;
         let settings = format!("STORE={store}\nSLIM_DUMP={}\nOPTIONS={options}\n", slim.display());
         fs::write(self.folder.join(format!("etc/{name}.env")), settings)?;
         self.ctl(&["daemon-reload"])?;
@@ -81,18 +83,20 @@ impl Systemd {
         Ok(self.folder.join("run/pageferry").join(name))
     }
 
-    /// A server by the unit of `contrib/systemd`.
+    /// A server by the unit of `contrib/systemd`. Its user can read neither our folders nor `/tmp`, so it gets copies of binary and store.
     pub fn server(&self, store: &Path, options: &str) -> Result<()> {
-        self.install("pageferry-server.service", "pageferry-server")?;
-        let settings = format!("STORE={}\nOPTIONS={options}\n", store.display());
-        fs::write(self.folder.join("etc/server.env"), settings)?;
+        let run = self.folder.join("run");
+        fs::copy(tools::binary("pageferry-server")?, run.join("pageferry-server"))?;
+        tools::run(Command::new("cp").arg("-r").arg(store).arg(run.join("store")))?;
+        self.install("pageferry-server.service", "pageferry-server", "/run/pageferry-server")?;
+        fs::write(self.folder.join("etc/server.env"), format!("STORE=/run/store\nOPTIONS={options}\n"))?;
         self.ctl(&["daemon-reload"])?;
         self.ctl(&["start", "pageferry-server"]).map(drop)
     }
 
     /// The only changes to a unit: where the binary is, and its settings.
-    fn install(&self, unit: &str, binary: &str) -> Result<()> {
-        let (path, etc) = (tools::binary(binary)?.display().to_string(), self.folder.join("etc").display().to_string());
+    fn install(&self, unit: &str, binary: &str, path: &str) -> Result<()> {
+        let (path, etc) = (path.to_owned(), self.folder.join("etc").display().to_string());
         let words = [(format!("/usr/local/bin/{binary}"), path), ("/etc/pageferry".to_owned(), etc)];
         let words = words.each_ref().map(|(from, to)| (from.as_str(), to.as_str()));
         Ok(fs::write(self.folder.join("units").join(unit), contrib(&format!("systemd/{unit}"), &words)?)?)
@@ -129,8 +133,13 @@ impl Systemd {
         let both = Pair::new(&mark).processes()?.into_iter().filter(|pid| self.has(*pid));
         let both: Vec<_> = both.collect();
         ensure!(both.len() == 2, "there are not two processes of the pager, but {both:?}\n{}", self.log());
-        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-            both.iter().try_for_each(|pid| kill(Pid::from_raw(*pid), signal))?;
+        both.iter().try_for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGSTOP))?;
+        for pid in both {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                // systemd has seen the death of the first, and killed the second.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => bail!("killing {pid}: {errno}"),
+            }
         }
         Ok(())
     }

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::PermissionsExt};
-
 use anyhow::ensure;
 use common::{Scene, scene};
 use pageferry_tests::{Cell, Host, Result, Systemd, criu_restore, eventually, free_port, http};
@@ -53,8 +51,6 @@ fn restarted_killed_and_stopped_by_systemd() -> Result<()> {
 #[test]
 fn the_server_needs_no_rights() -> Result<()> {
     let Scene { work, checkpoint: _checkpoint, split } = scene("redis", 5_000)?;
-    // For a user that systemd makes up.
-    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755))?;
     let systemd = Systemd::start(&work)?;
     let port = free_port()?;
     systemd.server(&split.store, &format!("--listen 127.0.0.1:{port}"))?;

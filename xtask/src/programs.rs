@@ -61,6 +61,17 @@ const PYTHON_PROGRAMS: [PythonProgram; 3] = [
     PythonProgram { name: "typos", version: "1.52.0" },
 ];
 
+/// A program from the Rust registry, built once.
+struct RustProgram {
+    name: &'static str,
+    /// Pinned: a new release must not break an old commit, nor ask for a newer compiler.
+    version: &'static str,
+    features: &'static str,
+}
+
+/// A real S3 server on a folder. It builds in two minutes.
+const RUST_PROGRAMS: [RustProgram; 1] = [RustProgram { name: "s3s-fs", version: "0.14.1", features: "binary" }];
+
 /// Whose interpreter becomes `bin/python3`.
 const PYTHON_FROM: &str = "gunicorn";
 
@@ -88,6 +99,9 @@ fn setup_those(needed: impl Fn(&str) -> bool) -> Result<()> {
         program.setup(&bin)?;
     }
     for program in PYTHON_PROGRAMS.iter().filter(|program| needed(program.name)) {
+        program.setup(&bin)?;
+    }
+    for program in RUST_PROGRAMS.iter().filter(|program| needed(program.name)) {
         program.setup(&bin)?;
     }
     Ok(())
@@ -181,6 +195,27 @@ impl PythonProgram {
             // The interpreter itself, past any shim: tests checkpoint plain Python programs too.
             run::link(&fs::canonicalize(place.join("bin/python3"))?, &bin.join("python3"))?;
         }
+        have(self.name, format!("{}, {}", self.version, place.display()));
+        Ok(())
+    }
+}
+
+impl RustProgram {
+    fn setup(&self, bin: &Path) -> Result<()> {
+        let programs = paths::programs_dir()?;
+        let place = programs.join(format!("{}-{}", self.name, self.version));
+        let file = place.join("bin").join(self.name);
+        if !file.exists() {
+            fetch(self.name, format!("cargo install {} {}, into {}", self.name, self.version, place.display()));
+            let build = programs.join(format!("{}-build", self.name));
+            let mut cargo = command("cargo");
+            cargo.args(["install", self.name, "--version", self.version, "--features", self.features, "--locked"]);
+            // Tests need it to be there, not to be fast.
+            cargo.args(["--debug", "--quiet", "--root"]).arg(&place).arg("--target-dir").arg(&build);
+            run::quiet(&mut cargo)?;
+            let _ = fs::remove_dir_all(&build);
+        }
+        run::link(&file, &bin.join(self.name))?;
         have(self.name, format!("{}, {}", self.version, place.display()));
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! ```text
 //!   agent ──FDSTORE=1, FDNAME=fd<number>.<role>──► systemd ──LISTEN_FDS, LISTEN_FDNAMES──► the next start
 //! ```
-//! * **The number is in the name**, as header and journal name descriptors by number: the next start moves each to its own ([`listed`]), and goes
+//! * **The number is in the name**, as header and journal name descriptors by number: the next start moves each to its own (`listed`), and goes
 //!   on as after the death of an agent.
 //! * **The role is in the name**, the process's id for a userfaultfd, as numbers are used again: one that is stored under another role than the
 //!   journal says is not what the journal means.

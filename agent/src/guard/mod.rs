@@ -9,13 +9,13 @@
 //! ```
 //! * The **guard** is the process that the user started: its pid and exit code are the ones to know. It has one thread, waits in poll(2), and passes
 //!   signals on. It reads nothing but its agent's death.
-//! * The **agent** does the work, and writes what it learns to the [`journal`]. It watches the guard in turn, and makes another when it dies.
+//! * The **agent** does the work, and writes what it learns to the `journal`. It watches the guard in turn, and makes another when it dies.
 //! * When the agent dies, the guard starts this program anew in its own place (execve(2), so that nothing of what went wrong is left), with
 //!   `--take-over`. That reads the journal, closes every descriptor that the journal does not name, and splits in two again. The new agent
 //!   wakes all threads that wait, which fault anew, and goes on.
 //!
 //! What is shared needs no sending: a userfaultfd that a fork event brings is in the table of both by the time the event is read. What an event
-//! says is in the journal by then, too; the [`journal`] says why.
+//! says is in the journal by then, too; the `journal` says why.
 //!
 //! # What it does not survive
 //! * The death of both within some milliseconds: the agent's until the guard has split again, or the guard's until the agent has made another.

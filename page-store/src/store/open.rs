@@ -1,8 +1,8 @@
 //! What a location is, and its manifest.
 
 use crate::{
-    Backend, Error, HttpBackend, HttpVersion, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, Result,
-    backend::blocking, manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
+    Backend, Error, HttpBackend, HttpVersion, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, ObjectBackend, Result,
+    backend::blocking, bucket::Bucket, manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
 };
 use std::{path::Path, sync::Arc};
 
@@ -13,9 +13,12 @@ const INVENTORY: &str = "inventory.img";
 pub(super) async fn backend(location: &str, http: HttpVersion) -> Result<Arc<dyn Backend>> {
     match location.split_once("://") {
         Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::with_version(location, http)?)),
+        _ if Bucket::is_address(location) => Ok(Arc::new(ObjectBackend::new(location)?)),
         Some(("file", path)) if path.starts_with('/') => local(path).await,
         Some((scheme, _)) if !Path::new(location).exists() => {
-            let what = format!("addresses with {scheme}:// are not known; use a path, http:// or https://");
+            let what = format!(
+                "addresses with {scheme}:// are not known; use a path, http://, https://, s3://, gs:// or az://"
+            );
             Err(Error::Unsupported { object: location.into(), what })
         }
         _ => local(location).await,

@@ -3,8 +3,8 @@
 mod folder;
 mod sync;
 
-use super::{ObjectSink, ObjectWriter};
-use crate::{Error, MANIFEST_NAME, Manifest, Result};
+use super::{ObjectSink, ObjectWriter, StoreSink};
+use crate::{Backend, Error, LocalBackend, MANIFEST_NAME, Manifest, ObjectRef, Result};
 use folder::{is_object_name, make_folders, open_root};
 use std::{
     collections::HashSet,
@@ -134,15 +134,36 @@ fn sync_dir(path: &Path) -> Result<()> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(at(path))
 }
 
-impl LocalSink {
-    /// Whether `checkpoint.json` is in its place.
-    pub fn is_committed(&self) -> bool {
+impl ObjectSink for LocalSink {
+    fn begin(&self) -> Result<Box<dyn ObjectWriter>> {
+        let file = tempfile::Builder::new()
+            .prefix("object-")
+            .make_in(self.incoming(), |path| File::create_new(path))
+            .map_err(at(self.incoming()))?;
+        let (file, path) = file.into_parts();
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        Ok(Box::new(LocalObject { file, path, root: self.root.clone(), shared: self.shared.clone() }))
+    }
+
+    fn commit(&self, manifest: &[u8]) -> Result<()> {
+        self.commit_after(manifest, &mut || Ok(()))
+    }
+}
+
+impl StoreSink for LocalSink {
+    fn is_committed(&self) -> bool {
         self.shared.made().committed
     }
 
-    /// As [`ObjectSink::commit`]; `before` runs when only the rename that makes the store visible is left to do, and an error of
-    /// it prevents that.
-    pub fn commit_after(&self, manifest: &[u8], before: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn has(&self, object: &ObjectRef) -> bool {
+        fs::metadata(self.root.join(&object.object)).is_ok_and(|there| there.len() == object.size)
+    }
+
+    fn written(&self) -> Result<Arc<dyn Backend>> {
+        Ok(Arc::new(LocalBackend::new(&self.root)))
+    }
+
+    fn commit_after(&self, manifest: &[u8], before: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let target = self.root.join(MANIFEST_NAME);
         let parsed = Manifest::parse(&target.display().to_string(), manifest)?;
         self.shared.sync()?;
@@ -173,22 +194,6 @@ impl LocalSink {
         }
         self.prune(&parsed);
         Ok(())
-    }
-}
-
-impl ObjectSink for LocalSink {
-    fn begin(&self) -> Result<Box<dyn ObjectWriter>> {
-        let file = tempfile::Builder::new()
-            .prefix("object-")
-            .make_in(self.incoming(), |path| File::create_new(path))
-            .map_err(at(self.incoming()))?;
-        let (file, path) = file.into_parts();
-        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Box::new(LocalObject { file, path, root: self.root.clone(), shared: self.shared.clone() }))
-    }
-
-    fn commit(&self, manifest: &[u8]) -> Result<()> {
-        self.commit_after(manifest, || Ok(()))
     }
 }
 

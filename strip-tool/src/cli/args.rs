@@ -1,7 +1,7 @@
 //! What can be typed.
 
 use clap::{ArgAction, Parser, Subcommand};
-use page_store::write::DEFAULT_LEVEL;
+use page_store::write::{Conditions, DEFAULT_LEVEL};
 use std::path::PathBuf;
 
 /// Splits a CRIU checkpoint into a slim dump and a page store, and back.
@@ -64,15 +64,76 @@ pub(super) enum Command {
         after_help = "Example:\n  pageferry-strip inspect /var/dump\n  pageferry-strip inspect https://example.net/app --json"
     )]
     Inspect(InspectArgs),
+    /// Copy a page store to another place, every byte verified on the way
+    ///
+    /// From any path or address to a folder or an object store. Objects that are there already are left as they are, so a copy that was cut
+    /// goes on where it ended.
+    #[command(after_help = "Example:\n  pageferry-strip copy /srv/www/app s3://bucket/app")]
+    Copy(CopyArgs),
+    /// List the page stores in a folder or below a prefix of an object store
+    #[command(after_help = "Example:\n  pageferry-strip list s3://bucket\n  pageferry-strip list /srv/www --json")]
+    List(ListArgs),
+    /// Remove a page store
+    ///
+    /// checkpoint.json goes first, so that no reader finds half a store.
+    #[command(after_help = "Example:\n  pageferry-strip rm s3://bucket/app --dry-run")]
+    Rm(RmArgs),
+}
+
+/// How a store is put into an object store.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct PutArgs {
+    /// In an object store: put checkpoint.json whatever is there. For buckets that do not know conditional puts, where nobody else
+    /// writes
+    #[arg(long)]
+    no_conditional_put: bool,
+}
+
+impl PutArgs {
+    pub(super) fn conditions(self) -> Conditions {
+        if self.no_conditional_put { Conditions::Unconditional } else { Conditions::Conditional }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CopyArgs {
+    /// Path or address of the store
+    #[arg(value_name = "STORE")]
+    pub(super) from: String,
+    /// Where the copy is to be: a folder that is empty or does not exist, or s3://, gs://, az://
+    #[arg(value_name = "STORE")]
+    pub(super) to: String,
+    /// Replace the store that is there
+    #[arg(long)]
+    pub(super) replace: bool,
+    #[command(flatten)]
+    pub(super) put: PutArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// A folder, or a prefix such as s3://bucket/prefix
+    #[arg(value_name = "PREFIX")]
+    pub(super) location: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RmArgs {
+    /// Path or s3://, gs://, az:// address of the store
+    pub(super) store: String,
+    /// Remove nothing, say what would be
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SplitArgs {
     /// The directory that `criu dump` wrote
     pub(super) checkpoint: PathBuf,
-    /// Where the store is to be: a folder that is empty or does not exist
-    #[arg(long, value_parser = local)]
-    pub(super) store: Local,
+    /// Where the store is to be: a folder that is empty or does not exist; or a place in an object store (s3://, gs://, az://), to which it
+    /// goes while it is made
+    #[arg(long)]
+    pub(super) store: String,
     /// Also unpack the slim dump, there (it is in the store, too)
     #[arg(long, value_name = "DIR")]
     pub(super) slim: Option<PathBuf>,
@@ -86,11 +147,13 @@ pub(super) struct SplitArgs {
     /// Replace the store that is there, in one step; processes that still take their memory from the old one lose it
     #[arg(long)]
     pub(super) replace: bool,
+    #[command(flatten)]
+    pub(super) put: PutArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct JoinArgs {
-    /// Path or http(s):// address of the store
+    /// Path of the store, or its address: http(s)://, s3://, gs://, az://
     pub(super) store: String,
     /// Where the checkpoint is to be: a folder that is empty or does not exist
     #[arg(long, value_name = "DIR")]
@@ -99,42 +162,31 @@ pub(super) struct JoinArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
-    /// Path or http(s):// address of the store
+    /// Path of the store, or its address: http(s)://, s3://, gs://, az://
     pub(super) store: String,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WorkingSetArgs {
-    /// The store: a folder of this machine
-    #[arg(value_parser = local)]
-    pub(super) store: Local,
+    /// The store: a folder of this machine, or a place in an object store (s3://, gs://, az://)
+    pub(super) store: String,
     /// What `pageferry-agent --record` wrote; can be given several times
     #[arg(long, value_name = "FILE", required = true)]
     pub(super) trace: Vec<PathBuf>,
     /// What to call it; a set of that name is replaced
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub(super) name: String,
+    #[command(flatten)]
+    pub(super) put: PutArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// Path or http(s):// address of a store, or a checkpoint directory
+    /// Path of a store or of a checkpoint directory, or address of a store
     #[arg(value_name = "STORE|CHECKPOINT")]
     pub(super) location: String,
     /// For a checkpoint: zstd's compression level
     #[arg(long, default_value_t = DEFAULT_LEVEL, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub(super) level: i32,
-}
-
-/// A path, and no address.
-#[derive(Debug, Clone)]
-pub(super) struct Local(pub(super) PathBuf);
-
-fn local(text: &str) -> Result<Local, String> {
-    match text.split_once("://") {
-        None => Ok(Local(text.into())),
-        Some(("file", path)) if path.starts_with('/') => Ok(Local(path.into())),
-        Some(_) => Err("split writes to a folder of this machine; it is plain files, copy them to their host".into()),
-    }
 }

@@ -9,20 +9,20 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use page_store::{
-    Backend, ByteStream, Error, LocalBackend, MANIFEST_NAME, Store,
-    write::{LocalSink, ObjectSink, ObjectWriter},
+    Backend, ByteStream, Error, MANIFEST_NAME, Store,
+    write::{ObjectSink, ObjectWriter, StoreSink},
 };
 use std::{cell::Cell, io, ops::Range, path::Path, sync::Arc};
 
 /// A sink that unpacks the slim dump when it is told to commit.
 pub(super) struct WithSlimDir<'a> {
-    inner: &'a LocalSink,
+    inner: &'a dyn StoreSink,
     dir: OutputDir,
     stop: &'a Stop,
 }
 
 impl<'a> WithSlimDir<'a> {
-    pub(super) fn create(inner: &'a LocalSink, dir: &Path, stop: &'a Stop) -> Result<Self> {
+    pub(super) fn create(inner: &'a dyn StoreSink, dir: &Path, stop: &'a Stop) -> Result<Self> {
         Ok(Self { inner, dir: OutputDir::create(dir).context("the slim dump")?, stop })
     }
 }
@@ -33,7 +33,7 @@ impl ObjectSink for WithSlimDir<'_> {
     }
 
     fn commit(&self, manifest: &[u8]) -> page_store::Result<()> {
-        let objects = LocalBackend::new(self.inner.root());
+        let objects = self.inner.written()?;
         let to_be: Arc<dyn Backend> = Arc::new(ToBe { manifest: Bytes::copy_from_slice(manifest), objects });
         let target = self.dir.path();
         let unpack = async { Store::from_backend(to_be).await?.slim().await?.unpack(&target) };
@@ -41,7 +41,7 @@ impl ObjectSink for WithSlimDir<'_> {
         runtime.map_err(|source| Error::Io { object: "runtime".into(), source })?.block_on(unpack)?;
         sync_tree(&target).map_err(|source| Error::Io { object: target.display().to_string(), source })?;
         let in_place = Cell::new(false);
-        let place = || {
+        let mut place = || {
             // All of it had to be brought to disk first, which takes a while.
             if let Some(stopped) = self.stop.requested() {
                 return Err(Error::Io { object: "split".into(), source: io::Error::other(stopped) });
@@ -50,7 +50,7 @@ impl ObjectSink for WithSlimDir<'_> {
             in_place.set(true);
             Ok(())
         };
-        let committed = self.inner.commit_after(manifest, place);
+        let committed = self.inner.commit_after(manifest, &mut place);
         if in_place.get() && !self.inner.is_committed() {
             self.dir.take_back();
         }
@@ -58,11 +58,11 @@ impl ObjectSink for WithSlimDir<'_> {
     }
 }
 
-/// The store as it will be: objects on disk, the manifest still in memory.
+/// The store as it will be: objects in their place, the manifest still in memory.
 #[derive(Debug)]
 struct ToBe {
     manifest: Bytes,
-    objects: LocalBackend,
+    objects: Arc<dyn Backend>,
 }
 
 #[async_trait]
