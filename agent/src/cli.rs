@@ -5,6 +5,8 @@ use clap::{Args, Parser, Subcommand};
 use page_store::HttpVersion;
 use std::{path::PathBuf, time::Duration};
 
+pub use crate::access::AccessArgs;
+
 /// Restores CRIU checkpoints from a page store: processes run at once, their memory follows.
 #[derive(Parser, Debug)]
 #[command(name = "pageferry-agent", version, max_term_width = 100)]
@@ -52,6 +54,9 @@ pub struct PagerArgs {
     /// Speak HTTP/2: one connection for demand, one for the transfer, instead of as many as there are requests at once.
     #[arg(long)]
     pub http2: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
     /// Folder for the lazy-pages socket and log files [default: the images directory].
     #[arg(short = 'W', long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
@@ -108,6 +113,9 @@ pub struct DoctorArgs {
     /// Speak HTTP/2 with the store.
     #[arg(long)]
     pub http2: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessArgs,
     /// Print a JSON list of {check, outcome, detail, advice}.
     #[arg(long)]
     pub json: bool,

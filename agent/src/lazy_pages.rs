@@ -18,7 +18,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use nix::sys::eventfd::EventFd;
-use page_store::{HttpVersion, Store};
+use page_store::Store;
 use std::{
     fs::File,
     io::Write,
@@ -233,9 +233,10 @@ impl Signals {
 }
 
 /// Opens a store so that what it reads is counted.
-pub(crate) async fn open_store(locations: &[String], http: HttpVersion, status: &Arc<Status>) -> Result<Store> {
+pub(crate) async fn open_store(locations: &[String], args: &PagerArgs, status: &Arc<Status>) -> Result<Store> {
     let names = locations.join(", ");
-    let store = at_first(&names, || Store::open_mirrors(locations, http)).await;
+    let http = args.access.options(args.http_version())?;
+    let store = at_first(&names, || Store::open_mirrors(locations, http.clone())).await;
     let store = store.with_context(|| format!("opening the page store {names}"))?;
     Ok(counting(store, status))
 }
@@ -250,9 +251,10 @@ pub(crate) fn runtime() -> Result<Runtime> {
 }
 
 /// Opens again the store of a restore that another agent has begun. It has worked before, and gives up as little as a fetch does.
-pub(crate) async fn reopen_store(locations: &[String], http: HttpVersion, left: &Left, status: &Arc<Status>) -> Store {
+pub(crate) async fn reopen_store(locations: &[String], args: &PagerArgs, left: &Left, status: &Arc<Status>) -> Store {
+    let http = args.access.options_again(args.http_version()).await;
     loop {
-        match Store::reopen_mirrors(locations, http, &left.ledger.manifest).await {
+        match Store::reopen_mirrors(locations, http.clone(), &left.ledger.manifest).await {
             Ok(store) => return counting(store, status),
             Err(error) => tracing::error!("opening the page store again: {error}; trying again"),
         }
@@ -305,11 +307,11 @@ pub fn run(
         };
         let pager = match left {
             Some(left) => {
-                let store = reopen_store(&locations, args.pager.http_version(), &left, &status).await;
+                let store = reopen_store(&locations, &args.pager, &left, &status).await;
                 Pager::take_over(store, left, setting)?
             }
             None => {
-                let store = open_store(&locations, args.pager.http_version(), &status).await?;
+                let store = open_store(&locations, &args.pager, &status).await?;
                 let early = Early::start(&store, &args.pager)?;
                 let pager = Pager::start(store, early, setting).await?;
                 if let Some(fd) = args.status_fd {

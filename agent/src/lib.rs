@@ -12,6 +12,7 @@
 //! status          what was done so far      ──►   observe   tells it over HTTP
 //! ```
 
+mod access;
 pub mod address_space;
 pub mod cli;
 mod counting;

@@ -107,7 +107,7 @@ fn stopped() -> Result<impl Future<Output = Stopped>> {
 
 /// Everything that CRIU needs to be there.
 async fn prepare(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> Result<(Folders, Pager)> {
-    let store = open_store(&args.locations(), args.pager.http_version(), status).await?;
+    let store = open_store(&args.locations(), &args.pager, status).await?;
     let temporary = std::env::temp_dir();
     let scratch = ScratchDir::create(&temporary, SCRATCH)
         .with_context(|| format!("making a folder in {} (TMPDIR names another place)", temporary.display()))?;
@@ -149,7 +149,7 @@ async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: 
 async fn take_over(args: &RestoreArgs, mut left: Left, status: &Arc<Status>, guarded: &Guarded) -> Result<()> {
     let (path, dir) = guarded.sure(left.scratch().context("the scratch folder is gone"))?;
     let folders = Folders::new(args, ScratchDir::adopt(path, dir), guarded);
-    let store = reopen_store(&args.locations(), args.pager.http_version(), &left, status).await;
+    let store = reopen_store(&args.locations(), &args.pager, &left, status).await;
     let lifeline = left.lifeline.take();
     let begun = left.has_heard_of_criu();
     let pager = guarded.sure(Pager::take_over(store, left, folders.setting(args, status, guarded)))?;

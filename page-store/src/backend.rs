@@ -11,7 +11,7 @@ mod spools;
 mod suspects;
 
 pub use buffers::{Buffer, Buffers};
-pub use http::{Deadlines, HttpBackend, HttpVersion};
+pub use http::{Deadlines, HttpBackend, HttpOptions, HttpVersion, Token};
 pub use local::LocalBackend;
 pub(crate) use local::{blocking, check_limit, stream_range};
 pub use mirrors::Mirrors;

@@ -25,8 +25,8 @@ pub mod working_set;
 pub mod write;
 
 pub use backend::{
-    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpVersion, LocalBackend, Look, Mirrors,
-    ObjectBackend, read_range,
+    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpOptions, HttpVersion, LocalBackend,
+    Look, Mirrors, ObjectBackend, Token, read_range,
 };
 pub use error::{Error, Result, Retry};
 pub use folder::Folder;

@@ -7,7 +7,7 @@ mod parts;
 pub(crate) use open::manifest as manifest_of;
 
 use crate::{
-    Backend, Error, Frame, FrameInfo, FrameNumber, HttpVersion, Manifest, Mirrors, Result, Run, SlimDump,
+    Backend, Error, Frame, FrameInfo, FrameNumber, HttpOptions, HttpVersion, Manifest, Mirrors, Result, Run, SlimDump,
     WorkingSetObject, backend::blocking, index::IndexPart, working_set::WorkingSet,
 };
 use bytes::Bytes;
@@ -41,28 +41,30 @@ impl Store {
         Self::open_by(location, HttpVersion::default()).await
     }
 
-    /// The same, over a certain version of HTTP where the location is an address.
-    pub async fn open_by(location: &str, http: HttpVersion) -> Result<Self> {
-        Self::from_backend(open::backend(location, http).await?).await
+    /// The same, with a version of HTTP, or all that a host may ask for, where the location is an address.
+    pub async fn open_by(location: &str, http: impl Into<HttpOptions>) -> Result<Self> {
+        Self::from_backend(open::backend(location, &http.into()).await?).await
     }
 
     /// Opens a store of which there are copies at several locations: each request goes to the one that does best ([`crate::Mirrors`]).
-    pub async fn open_mirrors(locations: &[String], http: HttpVersion) -> Result<Self> {
+    pub async fn open_mirrors(locations: &[String], http: impl Into<HttpOptions>) -> Result<Self> {
+        let http = http.into();
         if let [location] = locations {
             return Self::open_by(location, http).await;
         }
-        let (manifest, backend) = open::mirrors(locations, http).await?;
+        let (manifest, backend) = open::mirrors(locations, &http).await?;
         Ok(Self::of(manifest, backend))
     }
 
     /// Opens again a store that was open before, with its `checkpoint.json` as it was then: whatever stands there now, what that named
     /// is what is read. Nothing is fetched; a raw checkpoint is read once, whole.
-    pub async fn reopen_mirrors(locations: &[String], http: HttpVersion, manifest: &[u8]) -> Result<Self> {
+    pub async fn reopen_mirrors(locations: &[String], http: impl Into<HttpOptions>, manifest: &[u8]) -> Result<Self> {
+        let http = http.into();
         let name = format!("{} of {}", crate::MANIFEST_NAME, locations.join(", "));
         let manifest = Arc::new(Manifest::parse(&name, manifest)?);
         let backend = match locations {
-            [location] => open::backend(location, http).await?,
-            _ => Arc::new(Mirrors::again(open::backends(locations, http).await?, manifest.clone())),
+            [location] => open::backend(location, &http).await?,
+            _ => Arc::new(Mirrors::again(open::backends(locations, &http).await?, manifest.clone())),
         };
         Ok(Self::of(manifest, backend))
     }

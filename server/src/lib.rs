@@ -8,6 +8,8 @@
 //! served         the open checkpoint                                    frame_cache, metrics, limits
 //! places/        the memory that answers may take                       observe    counts and logs every answer
 //! net/           connections: which, how many, how long               pace       patience with clients that take their time
+//! auth/, tls/    who may come in, and how                             reload     files that change while the server runs
+//! doors          all of this for one server                           access_log, request_id
 //! ```
 //!
 //! A page is in the store (lazy ones), in the slim dump (the others), or zero; [`Server`] serves them all alike. Nothing that it
@@ -16,10 +18,13 @@
 
 #![forbid(unsafe_code)]
 
+mod access_log;
 pub mod address;
+mod auth;
 mod coding;
 mod conditional;
 mod content;
+mod doors;
 mod frame_cache;
 pub mod framing;
 mod hexdump;
@@ -33,14 +38,22 @@ mod pace;
 mod places;
 mod problem;
 pub mod range_header;
+mod reload;
+mod request_id;
 mod routes;
 mod segment;
 mod served;
 mod server;
+mod tls;
 mod walk;
 
+pub use access_log::AccessLog;
+pub use auth::Tokens;
+pub use doors::Doors;
+pub use net::Address;
 pub use routes::{ROUTES, Route};
 pub use server::{Opened, Server};
+pub use tls::{Tls, TlsFiles};
 
 /// The contract, as it is served: `openapi.yaml`.
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");

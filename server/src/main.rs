@@ -1,13 +1,13 @@
 //! `pageferry-server`: see `--help`.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use pageferry_server::{
-    Opened, Server,
+    AccessLog, Address, Doors, Opened, Server, Tls, TlsFiles, Tokens,
     limits::{Limits, raise_open_files},
 };
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads that may wait for a disk. Each costs an arena of the allocator, and the page cache answers most reads without them.
@@ -22,8 +22,12 @@ const MOST_THREADS: usize = 8;
     version,
     after_help = "Examples:
   pageferry-server /srv/store/redis
-  pageferry-server /ckpt/redis --listen 0.0.0.0:8080     # a checkpoint as criu dump left it
+  pageferry-server /ckpt/redis --listen unix:/run/pageferry.sock     # a checkpoint as criu dump left it
   curl http://127.0.0.1:8080/pid
+
+For others than this machine, memory is served to those who may see it:
+  echo agents read $(openssl rand -hex 32) >tokens
+  pageferry-server /srv/store/redis --listen 0.0.0.0:8443 --token-file tokens --tls-cert cert.pem --tls-key key.pem
 
 The server prints its address on standard output once everything is open; logs go to standard error. SIGINT and SIGTERM let
 running answers finish (--grace), a second one ends it at once."
@@ -32,9 +36,30 @@ struct Cli {
     /// A page store, a checkpoint directory that was never split, or the http(s):// address of a store
     #[arg(value_name = "STORE|CHECKPOINT")]
     location: String,
-    /// Address and port; port 0 takes any free one
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
-    listen: String,
+    /// Address and port (port 0 takes any free one), unix:PATH, or `systemd` for the sockets that it passes; can be given several
+    /// times [default: the sockets that systemd passes, else 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH|systemd")]
+    listen: Vec<String>,
+    /// Answer only requests with a token of this file: lines NAME SCOPE[,SCOPE] TOKEN; scopes are read, working-sets, metrics. It is
+    /// read again when it changes, and on SIGHUP; /healthz and /readyz need no token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Speak TLS, with this certificate (PEM, the chain after it); read again when it changes, and on SIGHUP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Answer only clients that have a certificate of this authority (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Let everybody who can reach the address read all memory
+    #[arg(long)]
+    insecure_public: bool,
+    /// Note every request in this file, `-` for standard output: time, peer, method, path, status, bytes, duration, request id, token's
+    /// name, user agent; one JSON object per line if logs are JSON. SIGHUP has it opened again
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// Connections at once; one more takes the place of the one that has been without a request for the longest, or waits if all
     /// have one
     #[arg(long, default_value_t = Limits::default().connections, value_name = "N")]
@@ -112,8 +137,23 @@ async fn serve(cli: &Cli) -> Result<ExitCode> {
     // Before anything else, so that no signal is lost.
     let mut signals =
         Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
-    let server = Server::bind(&cli.listen, limits).await?;
-    let url = format!("http://{}", server.address()?);
+    let doors = doors(cli)?;
+    // A server that has nothing to read again ends with its terminal, as ever.
+    let mut hang_up = if doors.have_files() { Some(signal(SignalKind::hangup())?) } else { None };
+    let server = bind(cli, doors.clone(), limits).await?;
+    let addresses = server.addresses()?;
+    refuse_strangers(cli, &doors, &addresses)?;
+    let urls = Urls::new(&addresses, &doors);
+    let url = urls.first();
+    if hang_up.is_some() {
+        tokio::spawn(async move {
+            while let Some(signal) = &mut hang_up
+                && signal.recv().await.is_some()
+            {
+                doors.hang_up();
+            }
+        });
+    }
     tracing::info!("opening {}; {url}/readyz tells when it is ready", cli.location);
 
     let open = server.open(&cli.location);
@@ -123,7 +163,7 @@ async fn serve(cli: &Cli) -> Result<ExitCode> {
         let _ = stopped.await;
     }));
     tokio::select! {
-        opened = open => say(cli, &url, &opened?)?,
+        opened = open => say(cli, &urls, &opened?)?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     }
     signals.next().await;
@@ -152,15 +192,106 @@ impl Signals {
     }
 }
 
+/// What the options say about who may come in.
+fn doors(cli: &Cli) -> Result<Doors> {
+    let tokens = cli.token_file.as_deref().map(Tokens::read).transpose().context("--token-file")?;
+    let tls = match (&cli.tls_cert, &cli.tls_key) {
+        (Some(cert), Some(key)) => {
+            let files = TlsFiles { cert: cert.clone(), key: key.clone(), client_ca: cli.tls_client_ca.clone() };
+            Some(Tls::read(files).context("TLS")?)
+        }
+        _ => None,
+    };
+    let json = cli.log_format() == LogFormat::Json;
+    let access_log = cli.access_log.as_deref().map(|path| AccessLog::open(path, json)).transpose()?;
+    Ok(Doors { tokens: tokens.map(Arc::new), tls: tls.map(Arc::new), access_log: access_log.map(Arc::new) })
+}
+
+async fn bind(cli: &Cli, doors: Doors, limits: Limits) -> Result<Server> {
+    if !cli.listen.is_empty() {
+        return Server::bind_all(&cli.listen, doors, limits).await;
+    }
+    match Server::passed(doors.clone(), limits)? {
+        Some(server) => Ok(server),
+        None => Server::bind_all(&["127.0.0.1:8080".to_owned()], doors, limits).await,
+    }
+}
+
+/// These are people's memories: whoever puts them where others can reach them has to say who may.
+fn refuse_strangers(cli: &Cli, doors: &Doors, addresses: &[Address]) -> Result<()> {
+    let public = addresses.iter().find(|address| !address.is_local());
+    let Some(address) = public.filter(|_| !doors.are_closed() && !cli.insecure_public) else { return Ok(()) };
+    bail!(
+        "{address} can be reached from other machines, and everybody there could read all memory of the checkpoint: add --token-file FILE \
+         (best with --tls-cert and --tls-key) or --tls-client-ca FILE, or listen on 127.0.0.1 or unix:PATH; --insecure-public does without"
+    )
+}
+
+/// Where the server is, as its users write it.
+struct Urls {
+    all: Vec<String>,
+    /// What curl has to be told besides the address.
+    curl: String,
+    /// The address for curl and the agent.
+    shown: String,
+    tokens: bool,
+}
+
+impl Urls {
+    fn new(addresses: &[Address], doors: &Doors) -> Self {
+        let scheme = if doors.tls.is_some() { "https" } else { "http" };
+        let url = |address: &Address| match address {
+            Address::Tcp(address) => format!("{scheme}://{address}"),
+            Address::Unix(_) => address.to_string(),
+        };
+        let mut curl = String::new();
+        let mut shown = addresses.first().map(url).unwrap_or_default();
+        if let Some(Address::Unix(path)) = addresses.first() {
+            curl = format!("--unix-socket {} ", path.display());
+            shown = "http://localhost".to_owned();
+        }
+        if doors.tokens.is_some() {
+            curl += "-H \"Authorization: Bearer $PAGEFERRY_TOKEN\" ";
+        }
+        Self { all: addresses.iter().map(url).collect(), curl, shown, tokens: doors.tokens.is_some() }
+    }
+
+    fn first(&self) -> &str {
+        self.all.first().map_or("", |url| url)
+    }
+
+    fn is_unix(&self) -> bool {
+        self.first().starts_with("unix:")
+    }
+
+    /// Examples as they work here.
+    fn examples(&self, opened: &Opened) -> String {
+        let mut text = String::new();
+        for line in opened.examples(&self.shown).lines() {
+            if let Some(rest) = line.strip_prefix("  curl ") {
+                text += &format!("  curl {}{rest}\n", self.curl);
+            } else if !self.is_unix() {
+                text += line;
+                text += if self.tokens { " --token-file FILE\n" } else { "\n" };
+            }
+        }
+        text
+    }
+}
+
 /// The start-up message. Whoever started the server with port 0 learns the address from it.
-fn say(cli: &Cli, url: &str, opened: &Opened) -> Result<()> {
+fn say(cli: &Cli, urls: &Urls, opened: &Opened) -> Result<()> {
     let message = match (cli.quiet, cli.json) {
         (true, _) => return Ok(()),
         (_, true) => {
-            let store = format!("{url}/store");
-            format!("{}\n", serde_json::json!({ "url": url, "store": store, "pids": opened.pids() }))
+            let url = urls.first();
+            let store = (!urls.is_unix()).then(|| format!("{url}/store"));
+            format!("{}\n", serde_json::json!({ "url": url, "urls": urls.all, "store": store, "pids": opened.pids() }))
         }
-        (..) => format!("listening on {url}\n{} in {}\n{}", opened.summary(), cli.location, opened.examples(url)),
+        (..) => {
+            let url = urls.all.join(" and ");
+            format!("listening on {url}\n{} in {}\n{}", opened.summary(), cli.location, urls.examples(opened))
+        }
     };
     let mut stdout = std::io::stdout().lock();
     // Nobody need be there to read it.

@@ -49,6 +49,8 @@ pub(crate) struct Ended {
     pub(crate) idle: AtomicU64,
     /// No request for longer than any other, when a new one came and there were too many.
     pub(crate) crowded: AtomicU64,
+    /// TLS did not come about.
+    pub(crate) handshake: AtomicU64,
     /// The header of a request did not arrive.
     pub(crate) slow_header: AtomicU64,
     /// The answer was not taken.
@@ -111,6 +113,7 @@ impl Metrics {
         for (reason, count) in [
             ("idle", &self.ended.idle),
             ("crowded", &self.ended.crowded),
+            ("handshake", &self.ended.handshake),
             ("slow_header", &self.ended.slow_header),
             ("slow", &self.ended.slow),
             ("slow_while_others_wait", &self.ended.slow_for_others),

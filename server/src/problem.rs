@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 /// Everything that can be wrong with a request, or with us. Its text form is the fragment of the problem's `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    Unauthorized,
+    WrongScope,
     BadPid,
     BadAddress,
     BadRange,
@@ -36,7 +38,9 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them, for the page that explains them.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 27] = [
+        Self::Unauthorized,
+        Self::WrongScope,
         Self::BadPid,
         Self::BadAddress,
         Self::BadRange,
@@ -68,6 +72,8 @@ impl Kind {
     pub(crate) fn row(self) -> (&'static str, StatusCode, &'static str) {
         use StatusCode as S;
         match self {
+            Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "A token is needed"),
+            Self::WrongScope => ("wrong-scope", S::FORBIDDEN, "The token is not for this"),
             Self::BadPid => ("bad-pid", S::BAD_REQUEST, "This is not a pid"),
             Self::BadAddress => ("bad-address", S::BAD_REQUEST, "This is not an address in user space"),
             Self::BadRange => ("bad-range", S::BAD_REQUEST, "This is not a range of pages"),
@@ -155,6 +161,15 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The text of the answer.
+    pub(crate) fn body(&self) -> String {
+        let mut body = self.json().to_string();
+        body.push('\n');
+        body
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.0.detail, self.0.kind.row().2)
@@ -165,15 +180,15 @@ impl std::error::Error for Problem {}
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = self.json().to_string();
-        body.push('\n');
-        let mut response = (self.0.kind.row().1, body).into_response();
+        let mut response = (self.0.kind.row().1, self.body()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        for (name, value) in self.0.headers {
-            headers.insert(name, value);
+        for (name, value) in &self.0.headers {
+            headers.insert(name, value.clone());
         }
+        // For whoever has more to say about this request.
+        response.extensions_mut().insert(self);
         response
     }
 }

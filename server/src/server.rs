@@ -1,20 +1,20 @@
 //! A server from its first socket to its last answer.
 
 use crate::{
+    doors::Doors,
     limits::Limits,
-    net,
+    net::{self, Address, Listener},
     routes::{self, App},
     served::Served,
 };
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use criu_images::{PageAddr, PageRange, Pid};
 use std::{future::Future, net::SocketAddr, sync::Arc};
-use tokio::net::TcpListener;
 
 /// A server that has a socket, and perhaps a checkpoint.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     app: Arc<App>,
 }
 
@@ -23,17 +23,39 @@ pub struct Server {
 pub struct Opened(Arc<Served>);
 
 impl Server {
-    /// Takes an address such as `127.0.0.1:8080`, or port 0 for any.
+    /// Takes an address such as `127.0.0.1:8080`, or port 0 for any, and lets everybody in.
     pub async fn bind(listen: &str, limits: Limits) -> Result<Self> {
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen} (another --listen, or port 0, may do)"))?;
-        Ok(Self { listener, app: Arc::new(App::new(limits)) })
+        Self::bind_all(&[listen.to_owned()], Doors::default(), limits).await
+    }
+
+    /// Takes several addresses: `ADDRESS:PORT`, `unix:PATH`, `systemd` for the sockets that it passes.
+    pub async fn bind_all(listen: &[String], doors: Doors, limits: Limits) -> Result<Self> {
+        let mut listeners = Vec::new();
+        for listen in listen {
+            listeners.extend(Listener::bind(listen).await?);
+        }
+        Ok(Self { listeners, app: Arc::new(App::new(limits, doors)) })
+    }
+
+    /// Takes the sockets that systemd passed, if it passed any.
+    pub fn passed(doors: Doors, limits: Limits) -> Result<Option<Self>> {
+        let listeners = Listener::passed()?;
+        Ok((!listeners.is_empty()).then(|| Self { listeners, app: Arc::new(App::new(limits, doors)) }))
     }
 
     /// Where it listens.
+    pub fn addresses(&self) -> Result<Vec<Address>> {
+        self.listeners.iter().map(Listener::address).collect()
+    }
+
+    /// The first address and port that it listens on.
     pub fn address(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().context("cannot tell the address that is listened on")
+        for address in self.addresses()? {
+            if let Address::Tcp(address) = address {
+                return Ok(address);
+            }
+        }
+        bail!("no port is listened on, only unix sockets")
     }
 
     /// Opens `location` (a page store, a raw checkpoint directory, or the address of a store) while the server runs already:
@@ -51,7 +73,11 @@ impl Server {
     /// [`Limits::grace`].
     pub async fn run(self, stop: impl Future<Output = ()>) -> u64 {
         let (limits, metrics, places) = (self.app.limits, self.app.metrics.clone(), self.app.places.clone());
-        net::serve(self.listener, routes::router(self.app), places, limits, metrics, stop).await
+        let doors = self.app.doors.clone();
+        let watch = tokio::spawn(doors.clone().watch());
+        let cut = net::serve(self.listeners, doors.tls, routes::router(self.app), places, limits, metrics, stop).await;
+        watch.abort();
+        cut
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod args;
 
-use crate::{Meter, Mode, Stop, Stopped, copy, inspect, join, list, rm, split, verify, working_set};
+use crate::{Meter, Mode, Stop, Stopped, copy, inspect, join, list, retry::show, rm, split, verify, working_set};
 use anyhow::{Context, Result};
 use args::{Args, Command, LogFormat};
 use clap::Parser;
@@ -55,6 +55,7 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
+    show(args.access()?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let stop = runtime.block_on(async { Stop::on_signals() })?;
     let meter = Meter::new(if args.quiet || args.log_format == LogFormat::Json { Mode::Quiet } else { Mode::Shown });

@@ -1,7 +1,7 @@
 //! What is tried again, how often, after how long.
 
-use page_store::{Error, Store};
-use std::time::Duration;
+use page_store::{Error, HttpOptions, Store};
+use std::{sync::OnceLock, time::Duration};
 
 /// Waits between attempts at what may succeed later: 6 s in all. A host that restarts is back by then; a user at a terminal still
 /// waits.
@@ -12,6 +12,15 @@ const RETRY_AFTER: [Duration; 5] = [
     Duration::from_millis(1700),
     Duration::from_millis(3000),
 ];
+
+/// What the hosts of this run are shown: one for all, as the options are.
+static ACCESS: OnceLock<HttpOptions> = OnceLock::new();
+
+/// From now on stores are opened with these. Only the first call has an effect.
+pub(crate) fn show(access: HttpOptions) {
+    // The only error is that it was called before.
+    let _ = ACCESS.set(access);
+}
 
 /// Counts attempts in a row that failed.
 #[derive(Debug)]
@@ -57,7 +66,7 @@ where
 
 /// Opens a store at a path or address.
 pub(crate) async fn open_store(location: &str) -> Result<Store, Error> {
-    repeat(Retries::at(location), || Store::open(location)).await
+    repeat(Retries::at(location), || Store::open_by(location, ACCESS.get().cloned().unwrap_or_default())).await
 }
 
 async fn repeat<T, F>(mut retries: Retries, work: impl Fn() -> F) -> Result<T, Error>

@@ -27,7 +27,8 @@ const MOST_SLIM: u64 = 64 << 20;
 
 pub(super) async fn check(report: &mut Report, location: &str, args: &DoctorArgs) {
     let http = if args.http2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
-    let store = match Store::open_by(location, http).await {
+    let opened = async { Store::open_by(location, args.access.options(http)?).await };
+    let store = match opened.await {
         Ok(store) => store,
         Err(error) => return not_opened(report, location, &error),
     };
@@ -63,6 +64,17 @@ fn not_opened(report: &mut Report, location: &str, error: &Error) {
             error.to_string(),
             format!("give the folder or address below which {MANIFEST_NAME} is (of pageferry-server: http://HOST:PORT/store)"),
         ),
+        Error::Unsupported { what, .. } if what.contains("HTTP 401") => {
+            report.fail("store", error.to_string(), "ask for a token that is valid now, and give it with --token-file or PAGEFERRY_TOKEN");
+        }
+        Error::Unsupported { what, .. } if what.contains("HTTP 403") => report.fail(
+            "store",
+            error.to_string(),
+            "use a token with the scope read (--token-file), or credentials that may read the bucket",
+        ),
+        Error::Unavailable { problem, .. } if problem.contains("ertificate") => {
+            report.fail("store", error.to_string(), "see --tls-ca, --tls-client-cert and --tls-client-key");
+        }
         Error::Unavailable { .. } => {
             report.fail("store", error.to_string(), "is the host up, the port right, and no firewall or proxy in between?");
         }

@@ -3,6 +3,7 @@
 mod body;
 mod client;
 mod host;
+mod options;
 
 use super::{
     Backend, ByteStream, HttpLook, Look, check_range,
@@ -20,6 +21,7 @@ use client::client;
 use futures::FutureExt;
 use host::{Ask, Host};
 use http::StatusCode;
+pub use options::{HttpOptions, Token};
 use std::{
     ops::Range,
     sync::{
@@ -63,7 +65,7 @@ pub enum HttpVersion {
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     host: Host,
-    version: HttpVersion,
+    options: HttpOptions,
     /// Objects that came whole though a range was asked for.
     spools: Arc<Spools>,
     /// Whether it was said that the host ignores Range.
@@ -78,6 +80,11 @@ impl HttpBackend {
 
     /// The same, over another version of HTTP.
     pub fn with_version(base: &str, version: HttpVersion) -> Result<Self> {
+        Self::with_options(base, version.into())
+    }
+
+    /// The same, for a host that wants to know who asks, or has an authority of its own.
+    pub fn with_options(base: &str, options: HttpOptions) -> Result<Self> {
         let unsupported = |what: String| Error::Unsupported { object: base.into(), what };
         let mut url = Url::parse(base).map_err(|e| unsupported(format!("not an address: {e}")))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -93,14 +100,15 @@ impl HttpBackend {
             path.pop();
         }
         let deadlines = Deadlines::default();
-        let client = client(&url, version, deadlines)?;
-        let host = Host { base: url, client, deadlines, suspects: Arc::<Suspects>::default() };
-        Ok(Self { host, version, spools: Arc::default(), warned: Arc::default() })
+        let client = client(&url, &options, deadlines)?;
+        let token = options.token.clone();
+        let host = Host { base: url, client, token, deadlines, suspects: Arc::<Suspects>::default() };
+        Ok(Self { host, options, spools: Arc::default(), warned: Arc::default() })
     }
 
     /// The same with other deadlines.
     pub fn with_deadlines(self, deadlines: Deadlines) -> Result<Self> {
-        let client = client(&self.host.base, self.version, deadlines)?;
+        let client = client(&self.host.base, &self.options, deadlines)?;
         Ok(Self { host: Host { client, deadlines, ..self.host }, ..self })
     }
 
@@ -210,7 +218,7 @@ impl Backend for HttpBackend {
 
     fn fresh(&self) -> Arc<dyn Backend> {
         // The same options worked before; if not, shared connections are slower, not wrong.
-        let client = client(&self.host.base, self.version, self.host.deadlines);
+        let client = client(&self.host.base, &self.options, self.host.deadlines);
         let client = client.unwrap_or_else(|_| self.host.client.clone());
         Arc::new(Self { host: Host { client, ..self.host.clone() }, ..self.clone() })
     }

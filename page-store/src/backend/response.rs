@@ -26,7 +26,11 @@ pub(super) fn status_error(object: String, status: StatusCode, headers: &HeaderM
             place: "length".into(),
             problem: format!("ends before the bytes asked for ({problem})"),
         },
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+        StatusCode::UNAUTHORIZED => {
+            let advice = "the host wants a token that it knows: --token-file FILE or PAGEFERRY_TOKEN";
+            Error::Unsupported { object, what: format!("{problem}; {advice}") }
+        }
+        StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             Error::Unsupported { object, what: format!("{problem}; the host does not let us read it") }
         }
         // A part though all of it was asked for: a cache that mixes up its answers.

@@ -1,7 +1,7 @@
 //! What a location is, and its manifest.
 
 use crate::{
-    Backend, Error, HttpBackend, HttpVersion, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, ObjectBackend, Result,
+    Backend, Error, HttpBackend, HttpOptions, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, ObjectBackend, Result,
     backend::blocking, bucket::Bucket, manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
 };
 use std::{path::Path, sync::Arc};
@@ -10,9 +10,9 @@ use std::{path::Path, sync::Arc};
 const INVENTORY: &str = "inventory.img";
 
 /// The backend for a location that a user typed.
-pub(super) async fn backend(location: &str, http: HttpVersion) -> Result<Arc<dyn Backend>> {
+pub(super) async fn backend(location: &str, http: &HttpOptions) -> Result<Arc<dyn Backend>> {
     match location.split_once("://") {
-        Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::with_version(location, http)?)),
+        Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::with_options(location, http.clone())?)),
         _ if Bucket::is_address(location) => Ok(Arc::new(ObjectBackend::new(location)?)),
         Some(("file", path)) if path.starts_with('/') => local(path).await,
         Some((scheme, _)) if !Path::new(location).exists() => {
@@ -49,13 +49,13 @@ async fn local(path: &str) -> Result<Arc<dyn Backend>> {
 }
 
 /// The mirrors at these locations, and what they hold.
-pub(super) async fn mirrors(locations: &[String], http: HttpVersion) -> Result<(Arc<Manifest>, Arc<dyn Backend>)> {
+pub(super) async fn mirrors(locations: &[String], http: &HttpOptions) -> Result<(Arc<Manifest>, Arc<dyn Backend>)> {
     let (mirrors, manifest) = Mirrors::open(backends(locations, http).await?).await?;
     Ok((manifest, Arc::new(mirrors)))
 }
 
 /// The backends at these locations. One that cannot even be looked at is left out, unless all are such.
-pub(super) async fn backends(locations: &[String], http: HttpVersion) -> Result<Vec<Arc<dyn Backend>>> {
+pub(super) async fn backends(locations: &[String], http: &HttpOptions) -> Result<Vec<Arc<dyn Backend>>> {
     let mut backends = Vec::new();
     let mut failure = None;
     for location in locations {

@@ -1,7 +1,12 @@
 //! The accept loop.
 
-use super::{connection, crowd::Crowd, warden};
-use crate::{limits::Limits, metrics::Metrics, places::Places};
+use super::{
+    connection,
+    crowd::Crowd,
+    listen::{Listener, accept},
+    warden,
+};
+use crate::{limits::Limits, metrics::Metrics, places::Places, tls::Tls};
 use axum::Router;
 use std::{
     future::Future,
@@ -10,14 +15,14 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
-use tokio::net::TcpListener;
 
 /// The pause after a failed accept: it doubles up to the second.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 
 /// Serves `app` until `stop` is done, then lets running answers finish. Gives the number of connections that had to be cut.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listeners: Vec<Listener>,
+    tls: Option<Arc<Tls>>,
     app: Router,
     places: Arc<Places>,
     limits: Limits,
@@ -29,12 +34,13 @@ pub(crate) async fn serve(
     let warden = tokio::spawn(warden::watch(crowd.clone(), places, limits, metrics.clone()));
     let mut stop = pin!(stop);
     let mut back_off = BACK_OFF[0];
+    let mut turn = 0;
     loop {
         // Whoever finds no place waits, the first of them here and the others in the kernel's queue. A 503 would be no kinder: it
         // has to be sent before the request is read, and then arrives as a reset.
         let accepted = async {
-            match listener.accept().await {
-                Ok((socket, _)) => Ok((socket, crowd.place().await)),
+            match accept(&listeners, &mut turn).await {
+                Ok(socket) => Ok((socket, crowd.place().await)),
                 Err(error) => Err(error),
             }
         };
@@ -61,10 +67,12 @@ pub(crate) async fn serve(
         };
         back_off = BACK_OFF[0];
         metrics.accepted.fetch_add(1, Relaxed);
-        let (builder, app) = (builder.clone(), app.clone());
-        tokio::spawn(async move { connection::serve(&builder, socket, app, place).await });
+        let arrived =
+            connection::Arrived { socket, tls: tls.clone(), app: app.clone(), place, patience: limits.header };
+        let (builder, metrics) = (builder.clone(), metrics.clone());
+        tokio::spawn(async move { connection::serve(&builder, arrived, &metrics).await });
     }
-    drop(listener);
+    drop(listeners);
     let left = tokio::time::timeout(limits.grace, crowd.leave()).await;
     warden.abort();
     match left {

@@ -14,6 +14,8 @@ mod tasks;
 pub(crate) use objects::read as read_object;
 
 use crate::{
+    auth,
+    doors::Doors,
     limits::Limits,
     metrics::Metrics,
     observe::observe,
@@ -36,12 +38,13 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) places: Arc<Places>,
+    pub(crate) doors: Doors,
 }
 
 impl App {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, doors: Doors) -> Self {
         let places = Arc::new(Places::new(&limits));
-        Self { served: SetOnce::new(), metrics: Arc::default(), limits, places }
+        Self { served: SetOnce::new(), metrics: Arc::default(), limits, places, doors }
     }
     /// From now on there is something to serve. Only the first call has an effect.
     pub(crate) fn opened(&self, served: Arc<Served>) {
@@ -136,6 +139,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(objects::at_the_root)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
+        .layer(axum::middleware::from_fn_with_state(state.clone(), auth::guard))
         .layer(axum::middleware::from_fn_with_state(state, observe))
 }
 

@@ -67,7 +67,7 @@ pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[&str], 
 }
 
 /// Reads an answer; an error if it is not whole.
-pub fn read(stream: TcpStream, method: &str) -> std::io::Result<Reply> {
+pub fn read(stream: impl Read, method: &str) -> std::io::Result<Reply> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line)?;

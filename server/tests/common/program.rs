@@ -29,7 +29,7 @@ impl Program {
             .args(&command[1..])
             .args(program)
             .arg(location)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(if arguments.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -41,10 +41,13 @@ impl Program {
             Ok(json) => json["url"].as_str().unwrap().to_owned(),
             Err(_) => first.strip_prefix("listening on ").unwrap().to_owned(),
         };
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let tcp = url.strip_prefix("http://").or(url.strip_prefix("https://"));
+        // A unix socket has none.
+        let address = tcp.map_or(([0, 0, 0, 0], 0).into(), |tcp| tcp.parse().unwrap());
         let mut message = vec![first];
         if !message[0].starts_with('{') {
-            message.extend(lines.by_ref().take(6));
+            // An agent cannot restore from a unix socket, so no line says how.
+            message.extend(lines.by_ref().take(if url.starts_with("unix:") { 5 } else { 6 }));
         }
         Self { child, address, message }
     }

@@ -1,7 +1,10 @@
 //! What can be typed.
 
 use clap::{ArgAction, Parser, Subcommand};
-use page_store::write::{Conditions, DEFAULT_LEVEL};
+use page_store::{
+    HttpOptions, HttpVersion,
+    write::{Conditions, DEFAULT_LEVEL},
+};
 use std::path::PathBuf;
 
 /// Splits a CRIU checkpoint into a slim dump and a page store, and back.
@@ -22,6 +25,28 @@ pub(super) struct Args {
     /// Say nothing but errors, and the result if --json asks for it
     #[arg(short, long, global = true)]
     pub(super) quiet: bool,
+    /// A file with the token that the store's host wants [default: the token in PAGEFERRY_TOKEN]
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Trust this authority besides those of the machine (PEM)
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The certificate to show a host that asks for one (PEM)
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_client_key")]
+    tls_client_cert: Option<PathBuf>,
+    /// The key of --tls-client-cert (PEM)
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_client_cert")]
+    tls_client_key: Option<PathBuf>,
+}
+
+impl Args {
+    /// What hosts are shown.
+    pub(super) fn access(&self) -> page_store::Result<HttpOptions> {
+        let token = std::env::var("PAGEFERRY_TOKEN").ok();
+        let client = self.tls_client_cert.as_deref().zip(self.tls_client_key.as_deref());
+        let (file, ca) = (self.token_file.as_deref(), self.tls_ca.as_deref());
+        HttpOptions::read(HttpVersion::default(), file, token.as_deref(), ca, client)
+    }
 }
 
 /// How logs are written.

@@ -1,13 +1,13 @@
 //! The client: how connections are made, kept and given up.
 
 use super::{
-    Deadlines, HttpVersion,
+    Deadlines, HttpOptions, HttpVersion,
     host::{causes, redacted},
 };
 use crate::{Error, Result};
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::{
-    Client, ClientBuilder,
+    Certificate, Client, ClientBuilder, Identity,
     redirect::{Action, Attempt, Policy},
 };
 use std::time::Duration;
@@ -33,12 +33,12 @@ const MAX_REDIRECTS: usize = 10;
 
 /// A client with connections of its own. It goes through the proxy that `HTTP_PROXY` or `HTTPS_PROXY` names, unless `NO_PROXY` excepts
 /// the host.
-pub(super) fn client(base: &Url, version: HttpVersion, deadlines: Deadlines) -> Result<Client> {
+pub(super) fn client(base: &Url, options: &HttpOptions, deadlines: Deadlines) -> Result<Client> {
     // The first one wins; another part of the program may have been earlier.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let spoken = || match version {
+    let spoken = || match options.version {
         HttpVersion::Http1 => Client::builder().http1_only(),
         HttpVersion::Http2 if base.scheme() == "http" => h2(Client::builder().http2_prior_knowledge()),
         HttpVersion::Http2 => h2(Client::builder()),
@@ -58,12 +58,33 @@ pub(super) fn client(base: &Url, version: HttpVersion, deadlines: Deadlines) -> 
     let built = match base.scheme() {
         // Reading the machine's CA certificates takes 20 ms, as long as many a restore; and a bare container has none.
         "http" => builder().tls_certs_only([]).redirect(Policy::custom(stay_plain)).build(),
-        _ => builder().build(),
+        _ => with_certificates(builder(), options, base)?.redirect(Policy::custom(stay_encrypted)).build(),
     };
     built.map_err(|e| {
         let what = format!("cannot set up TLS: {}; are CA certificates installed?", causes(&e));
         Error::Unsupported { object: redacted(base), what }
     })
+}
+
+/// The user's authorities, besides the machine's, and the user's own certificate.
+fn with_certificates(mut builder: ClientBuilder, options: &HttpOptions, base: &Url) -> Result<ClientBuilder> {
+    let wrong = |what: &str, error: &reqwest::Error| {
+        let what = format!("{what}: {}; both have to be PEM", causes(error));
+        Error::Unsupported { object: redacted(base), what }
+    };
+    if let Some(pem) = &options.tls_ca {
+        let authorities = Certificate::from_pem_bundle(pem).map_err(|e| wrong("--tls-ca", &e))?;
+        if authorities.is_empty() {
+            let what = "--tls-ca: has no certificate in PEM".to_owned();
+            return Err(Error::Unsupported { object: redacted(base), what });
+        }
+        builder = builder.tls_certs_merge(authorities);
+    }
+    if let Some(pem) = &options.tls_client {
+        let identity = Identity::from_pem(pem).map_err(|e| wrong("--tls-client-cert and --tls-client-key", &e))?;
+        builder = builder.identity(identity);
+    }
+    Ok(builder)
 }
 
 /// Windows that a link of 1 Gbit/s and 50 ms does not fill: the standard's 64 KiB would allow a frame per round trip.
@@ -73,6 +94,20 @@ fn h2(builder: ClientBuilder) -> ClientBuilder {
         .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
         .http2_keep_alive_interval(PING)
         .http2_keep_alive_timeout(PING)
+}
+
+/// Follows redirects as reqwest does, but not from TLS to plain text on the way: what is read, and a token for the same host and port,
+/// would be there for everybody to see. (A token is left out by reqwest itself where host or port are others.)
+fn stay_encrypted(attempt: Attempt<'_>) -> Action {
+    if attempt.url().scheme() == "http" {
+        let to = redacted(attempt.url());
+        return attempt
+            .error(format!("from https:// to {to}, which is not encrypted; give that address if it is meant"));
+    }
+    match attempt.previous().len() {
+        0..=MAX_REDIRECTS => attempt.follow(),
+        _ => attempt.error("too many"),
+    }
 }
 
 /// Follows redirects as reqwest does, but not to TLS, for which a client of a plain address has no certificates.

@@ -1,7 +1,7 @@
 //! One request to one host, and what its head means.
 
 use super::{
-    Deadlines,
+    Deadlines, Token,
     body::{Resuming, chunks},
 };
 use crate::{
@@ -19,6 +19,9 @@ use url::Url;
 
 /// For the body of an error: it is only explanation.
 const EXPLANATION: Duration = Duration::from_secs(2);
+
+/// How the message of a 401 begins.
+const REFUSED: &str = "HTTP 401";
 
 /// What is asked for: all of an object, or its bytes from some place on.
 #[derive(Clone, Copy, Default)]
@@ -40,6 +43,7 @@ impl Ask<'_> {
 pub(super) struct Host {
     pub(super) base: Url,
     pub(super) client: Client,
+    pub(super) token: Option<Arc<Token>>,
     pub(super) deadlines: Deadlines,
     pub(super) suspects: Arc<Suspects>,
 }
@@ -67,7 +71,21 @@ impl Host {
 
     /// Sends a request; answers other than success are errors.
     pub(super) async fn send(&self, object: &str, ask: Ask<'_>) -> Result<Response> {
+        let Some(token) = &self.token else { return self.send_as(object, ask, None).await };
+        let header = token.header();
+        match self.send_as(object, ask, Some(&header)).await {
+            Err(Error::Unsupported { what, .. }) if what.contains(REFUSED) && token.renew(&header) => {
+                self.send_as(object, ask, Some(&token.header())).await
+            }
+            done => done,
+        }
+    }
+
+    async fn send_as(&self, object: &str, ask: Ask<'_>, token: Option<&HeaderValue>) -> Result<Response> {
         let mut request = self.client.get(self.url(object)?);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, token);
+        }
         if let Some(from) = ask.from {
             let last = ask.end.map_or(String::new(), |end| (end - 1).to_string());
             request = request.header(header::RANGE, format!("bytes={from}-{last}"));
@@ -133,11 +151,33 @@ async fn beginning(response: Response) -> Vec<u8> {
 
 fn unavailable(object: String, error: reqwest::Error) -> Error {
     let problem = causes(&error);
+    if let Some(advice) = tls_advice(&problem) {
+        let problem = format!("{problem}; {advice}");
+        // A certificate can be renewed, and a clock be put right, while a restore waits.
+        return Error::Unavailable { object, problem, retry: Retry::Unreachable };
+    }
     if error.is_builder() || error.is_redirect() {
         return Error::Unsupported { object, what: problem };
     }
     let retry = if error.is_connect() { Retry::Unreachable } else { Retry::Soon };
     Error::Unavailable { object, problem, retry }
+}
+
+/// What to do about a handshake that failed.
+fn tls_advice(problem: &str) -> Option<&'static str> {
+    let advice = [
+        ("CertificateRequired", "the host wants a certificate of ours: --tls-client-cert and --tls-client-key"),
+        ("UnknownIssuer", "give the host's authority with --tls-ca, if you trust it"),
+        ("CaUsedAsEndEntity", "the host's certificate is an authority's own; it needs one that an authority issued"),
+        ("UnknownCA", "the host does not know the authority of our certificate (--tls-client-cert)"),
+        ("xpired", "renew the certificate; or is a clock wrong?"),
+        ("NotValidYet", "is a clock wrong?"),
+        ("not valid yet", "is a clock wrong?"),
+        ("NotValidForName", "use a name that the certificate has, or one that has this name"),
+        ("not valid for name", "use a name that the certificate has, or one that has this name"),
+        ("InvalidContentType", "the host does not speak TLS on this port: http:// instead of https://?"),
+    ];
+    advice.into_iter().find(|(sign, _)| problem.contains(sign)).map(|(_, advice)| advice)
 }
 
 /// The error and what caused it, without the URL (the message has it already, and a query may hold a signature).
