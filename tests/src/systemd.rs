@@ -40,7 +40,8 @@ exec "$2" --system --show-status=no --default-standard-output=inherit --default-
 "#;
 
 /// What units take for granted.
-const TARGETS: [&str; 7] = ["default", "sysinit", "basic", "multi-user", "shutdown", "umount", "network-online"];
+const TARGETS: [&str; 8] =
+    ["default", "sysinit", "basic", "multi-user", "shutdown", "umount", "network-online", "sockets"];
 
 /// systemd. It and all its services end when this is dropped.
 pub struct Systemd {
@@ -83,15 +84,17 @@ impl Systemd {
         Ok(self.folder.join("run/pageferry").join(name))
     }
 
-    /// A server by the unit of `contrib/systemd`. Its user can read neither our folders nor `/tmp`, so it gets copies of binary and store.
-    pub fn server(&self, store: &Path, options: &str) -> Result<()> {
+    /// A server by the units of `contrib/systemd`, behind a socket. Its user can read neither our folders nor `/tmp`, so it gets copies of binary and store.
+    pub fn server(&self, store: &Path, port: u16) -> Result<()> {
         let run = self.folder.join("run");
         fs::copy(tools::binary("pageferry-server")?, run.join("pageferry-server"))?;
         tools::run(Command::new("cp").arg("-r").arg(store).arg(run.join("store")))?;
         self.install("pageferry-server.service", "pageferry-server", "/run/pageferry-server")?;
-        fs::write(self.folder.join("etc/server.env"), format!("STORE=/run/store\nOPTIONS={options}\n"))?;
+        let socket = contrib("systemd/pageferry-server.socket", &[("127.0.0.1:8080", &format!("127.0.0.1:{port}"))])?;
+        fs::write(self.folder.join("units/pageferry-server.socket"), socket)?;
+        fs::write(self.folder.join("etc/server.env"), "STORE=/run/store\n")?;
         self.ctl(&["daemon-reload"])?;
-        self.ctl(&["start", "pageferry-server"]).map(drop)
+        self.ctl(&["start", "pageferry-server.socket"]).map(drop)
     }
 
     /// The only changes to a unit: where the binary is, and its settings.

@@ -53,10 +53,14 @@ fn the_server_needs_no_rights() -> Result<()> {
     let Scene { work, checkpoint: _checkpoint, split } = scene("redis", 5_000)?;
     let systemd = Systemd::start(&work)?;
     let port = free_port()?;
-    systemd.server(&split.store, &format!("--listen 127.0.0.1:{port}"))?;
-    let tasks = eventually(|| http::get(port, "/pid"))?;
+    // Started by the first who asks, who waits for it.
+    systemd.server(&split.store, port)?;
+    assert_eq!(systemd.ctl(&["show", "--value", "--property", "ActiveState", "pageferry-server"])?.trim(), "inactive");
+    let tasks = http::get(port, "/pid")?;
     assert!(tasks.contains("redis-server"), "{tasks}");
-    systemd.ctl(&["stop", "pageferry-server"])?;
+    systemd.ctl(&["restart", "pageferry-server"])?;
+    assert!(http::get(port, "/pid")?.contains("redis-server"));
+    systemd.ctl(&["stop", "pageferry-server.socket", "pageferry-server.service"])?;
     assert_eq!(systemd.ctl(&["show", "--value", "--property", "Result", "pageferry-server"])?.trim(), "success");
     Ok(())
 }
