@@ -1,13 +1,9 @@
 //! `multipart/byteranges` (RFC 9110, section 14.6).
 
-use crate::{
-    problem::Problem,
-    routes::read_object,
-    served::{Object, Served},
-};
+use crate::{problem::Problem, served::Object};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 /// An answer of several parts.
 pub(crate) struct Parts {
@@ -56,20 +52,17 @@ impl Parts {
         format!("\r\n--{}--\r\n", self.boundary)
     }
 
-    /// The body. One part is read after the other.
-    pub(crate) fn body(
-        self,
-        served: Arc<Served>,
-        name: &str,
-    ) -> impl Stream<Item = Result<Bytes, Problem>> + Send + use<> {
+    /// The body. One part is read after the other, by `read`.
+    pub(crate) fn body<F, R, S>(self, read: F) -> impl Stream<Item = Result<Bytes, Problem>> + Send + use<F, R, S>
+    where
+        F: Fn(Range<u64>) -> R + Send + 'static,
+        R: Future<Output = Result<S, Problem>> + Send + 'static,
+        S: Stream<Item = Result<Bytes, Problem>> + Send + 'static,
+    {
         let tail = Bytes::from(self.tail());
-        let name = name.to_owned();
         let parts = stream::iter(self.parts.into_iter().map(Ok::<_, Problem>)).and_then(move |(head, part)| {
-            let (served, name) = (served.clone(), name.clone());
-            async move {
-                let bytes = read_object(&served, &name, part).await?;
-                Ok(stream::once(async { Ok(Bytes::from(head)) }).chain(bytes))
-            }
+            let bytes = read(part);
+            async move { Ok(stream::once(async { Ok(Bytes::from(head)) }).chain(bytes.await?)) }
         });
         parts.try_flatten().chain(stream::once(async { Ok(tail) }))
     }

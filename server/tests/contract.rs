@@ -90,7 +90,11 @@ fn answers_are_as_documented() {
     let page = "/pid/{pid}/page/{address}";
     let pages = "/pid/{pid}/pages/{range}";
     let object = "/store/{object}";
+    let mem = "/pid/{pid}/mem";
     let none_match = "If-None-Match: *";
+    let first = format!("Range: bytes={HEAP}-{HEAP}");
+    let two = format!("Range: bytes={HEAP}-{HEAP},{0}-{0}", HEAP + 5);
+    let unmapped = "Range: bytes=4096-4096";
     let requests: &[(&str, &str, &[&str], u16)] = &[
         (page, "", &[], 200),
         (page, "", &["Accept: text/plain"], 200),
@@ -105,6 +109,15 @@ fn answers_are_as_documented() {
         (pages, "/pid/11/pages/1000-2000", &[], 404),
         (pages, "/pid/10/pages/1000-2000", &[], 409),
         (pages, "/pid/10/pages/0-100000000000000", &[], 413),
+        (mem, "", &["Range: pages=0-1"], 413),
+        (mem, "", &[&first], 206),
+        (mem, "", &[&two], 206),
+        (mem, "", &[none_match], 304),
+        (mem, "?holes=no", &[], 400),
+        (mem, "/pid/11/mem", &[], 404),
+        (mem, "", &[unmapped], 409),
+        (mem, "", &["If-Match: \"x\""], 412),
+        (mem, "", &["Range: bytes=-0"], 416),
         (object, "", &[], 200),
         (object, "", &["Range: bytes=0-1"], 206),
         (object, "", &["Range: bytes=0-1,5-6"], 206),
@@ -132,7 +145,8 @@ fn answers_are_as_documented() {
             seen.insert((route.to_owned(), method.to_lowercase(), status.to_string()));
         }
     };
-    for route in ROUTES.iter().filter(|r| r.methods.contains(&"GET")) {
+    // All of an address space is too much.
+    for route in ROUTES.iter().filter(|r| r.methods.contains(&"GET") && r.path != mem) {
         check(route.path, &concrete(route.path), &[], 200);
     }
     for (route, path, headers, status) in requests {

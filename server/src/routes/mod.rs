@@ -3,6 +3,7 @@
 mod bulk;
 mod bytes;
 mod maps;
+mod mem;
 mod objects;
 mod page;
 mod pagemap;
@@ -10,8 +11,6 @@ mod pages;
 mod params;
 mod service;
 mod tasks;
-
-pub(crate) use objects::read as read_object;
 
 use crate::{
     auth,
@@ -93,6 +92,7 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/pid/{pid}", methods: READ },
     Route { path: "/pid/{pid}/maps", methods: READ },
     Route { path: "/pid/{pid}/pagemap", methods: READ },
+    Route { path: "/pid/{pid}/mem", methods: READ },
     Route { path: "/pid/{pid}/page/{address}", methods: READ },
     Route { path: "/pid/{pid}/pages/{range}", methods: READ },
     Route { path: "/pid/{pid}/pages", methods: &["POST"] },
@@ -111,6 +111,7 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/pid/{pid}" => get(tasks::one),
         "/pid/{pid}/maps" => get(maps::maps),
         "/pid/{pid}/pagemap" => get(pagemap::pagemap),
+        "/pid/{pid}/mem" => get(mem::mem),
         "/pid/{pid}/page/{address}" => get(page::page),
         "/pid/{pid}/pages/{range}" => get(pages::pages),
         "/pid/{pid}/pages" => post(bulk::bulk),

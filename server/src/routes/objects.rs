@@ -113,7 +113,12 @@ async fn answer(
                 let parts = multipart::Parts::new(parts, object);
                 let (content_type, length) = (HeaderValue::try_from(parts.content_type()).ok(), parts.length());
                 let place = admission.place(Size::Object(length)).await?;
-                let body = bytes::body(place, parts.body(served.clone(), name));
+                let (served, name) = (served.clone(), name.to_owned());
+                let read = move |part| {
+                    let (served, name) = (served.clone(), name.clone());
+                    async move { read(&served, &name, part).await }
+                };
+                let body = bytes::body(place, parts.body(read));
                 (StatusCode::PARTIAL_CONTENT, content_type, length, body)
             }
         },
@@ -146,7 +151,7 @@ async fn whole(served: &Arc<Served>, admission: &Admission, name: &str, object: 
 }
 
 /// The bytes of a part, as the store's backend reads them: a chunk at a time, when the connection has room for it.
-pub(crate) async fn read(
+async fn read(
     served: &Served,
     name: &str,
     part: Range<u64>,

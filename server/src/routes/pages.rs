@@ -82,7 +82,8 @@ pub(super) fn too_large(pages: u64) -> Problem {
     .with("limit_pages", MAX_PAGES)
 }
 
-fn holes(served: &Served, pid: Pid, range: PageRange, survey: &Survey) -> Problem {
+/// Pages that are not in the checkpoint, and those that are.
+pub(super) fn holes(served: &Served, pid: Pid, range: PageRange, survey: &Survey) -> Problem {
     let memory = served.memory(pid).ok();
     let holes: Vec<Value> = survey
         .holes
