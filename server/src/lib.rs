@@ -5,6 +5,7 @@
 //! address        the grammar of pids, addresses, ranges                 range_header, conditional, negotiate, multipart
 //! segment, walk  where the bytes of any range are                       content    the bytes themselves, a frame at a time
 //! framing        the answer to a bulk request                           coding     zstd content coding
+//! checkpoints    those of a folder, opened as they are asked for
 //! served         the open checkpoint                                    frame_cache, metrics, limits
 //! places/        the memory that answers may take                       observe    counts and logs every answer
 //! net/           connections: which, how many, how long               pace       patience with clients that take their time
@@ -21,6 +22,7 @@
 mod access_log;
 pub mod address;
 mod auth;
+mod checkpoints;
 mod coding;
 mod conditional;
 mod content;

@@ -33,8 +33,9 @@ The server prints its address on standard output once everything is open; logs g
 running answers finish (--grace), a second one ends it at once."
 )]
 struct Cli {
-    /// A page store, a checkpoint directory that was never split, or the http(s):// address of a store
-    #[arg(value_name = "STORE|CHECKPOINT")]
+    /// A page store, a checkpoint directory that was never split, the address of a store (http(s)://, s3://, gs://, az://); or a folder or
+    /// prefix that has several of them, which are served below /checkpoints/
+    #[arg(value_name = "STORE|CHECKPOINT|FOLDER")]
     location: String,
     /// Address and port (port 0 takes any free one), unix:PATH, or `systemd` for the sockets that it passes; can be given several
     /// times [default: the sockets that systemd passes, else 127.0.0.1:8080]

@@ -22,6 +22,7 @@ pub(crate) enum Kind {
     KernelPage,
     NoSuchObject,
     NoSuchPath,
+    NoSuchCheckpoint,
     MethodNotAllowed,
     SlowBody,
     Holes,
@@ -38,7 +39,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them, for the page that explains them.
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Unauthorized,
         Self::WrongScope,
         Self::BadPid,
@@ -54,6 +55,7 @@ impl Kind {
         Self::KernelPage,
         Self::NoSuchObject,
         Self::NoSuchPath,
+        Self::NoSuchCheckpoint,
         Self::MethodNotAllowed,
         Self::SlowBody,
         Self::Holes,
@@ -87,6 +89,7 @@ impl Kind {
             Self::KernelPage => ("kernel-page", S::NOT_FOUND, "The kernel provides this page; no dump holds it"),
             Self::NoSuchObject => ("no-such-object", S::NOT_FOUND, "The store has no such object"),
             Self::NoSuchPath => ("no-such-path", S::NOT_FOUND, "Nothing is served here"),
+            Self::NoSuchCheckpoint => ("no-such-checkpoint", S::NOT_FOUND, "The server has no such checkpoint"),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", S::METHOD_NOT_ALLOWED, "This path does not know the method")
             }

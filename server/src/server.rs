@@ -1,6 +1,7 @@
 //! A server from its first socket to its last answer.
 
 use crate::{
+    checkpoints::Checkpoints,
     doors::Doors,
     limits::Limits,
     net::{self, Address, Listener},
@@ -20,7 +21,7 @@ pub struct Server {
 
 /// A checkpoint that is served by now.
 #[derive(Debug, Clone)]
-pub struct Opened(Arc<Served>);
+pub struct Opened(Option<Arc<Served>>);
 
 impl Server {
     /// Takes an address such as `127.0.0.1:8080`, or port 0 for any, and lets everybody in.
@@ -58,14 +59,19 @@ impl Server {
         bail!("no port is listened on, only unix sockets")
     }
 
-    /// Opens `location` (a page store, a raw checkpoint directory, or the address of a store) while the server runs already:
+    /// Opens `location` (a page store, a raw checkpoint directory, the address of a store, or a folder of those) while the server runs already:
     /// `/healthz` answers at once, `/readyz` when this is done.
     pub fn open(&self, location: &str) -> impl Future<Output = Result<Opened>> + Send + use<> {
         let (app, location) = (self.app.clone(), location.to_owned());
         async move {
+            if let Some(checkpoints) = Checkpoints::in_folder(&location).await {
+                app.located(checkpoints);
+                return Ok(Opened(None));
+            }
+            app.located(Checkpoints::one(&location));
             let served = Arc::new(Served::open(&location, &app.limits, app.metrics.clone()).await?);
             app.opened(served.clone());
-            Ok(Opened(served))
+            Ok(Opened(Some(served)))
         }
     }
 
@@ -84,7 +90,8 @@ impl Server {
 impl Opened {
     /// Tasks, and pages that the dump had.
     pub fn summary(&self) -> String {
-        let manifest = self.0.store.manifest();
+        let Some(served) = &self.0 else { return "a folder of checkpoints".to_owned() };
+        let manifest = served.store.manifest();
         let names: Vec<_> = manifest.tasks.iter().take(4).map(|t| format!("{} {}", t.comm, t.pid)).collect();
         let more = if manifest.tasks.len() > names.len() { ", ..." } else { "" };
         let mib = manifest.totals.dumped_pages / 256;
@@ -93,12 +100,15 @@ impl Opened {
 
     /// Pids of all tasks.
     pub fn pids(&self) -> Vec<u32> {
-        self.0.images.0.tasks.iter().map(|t| t.pid.get()).collect()
+        self.0.iter().flat_map(|served| &served.images.0.tasks).map(|t| t.pid.get()).collect()
     }
 
     /// Requests that have an answer here, as `curl` commands for the server at `url`.
     pub fn examples(&self, url: &str) -> String {
-        examples(&self.0, url)
+        match &self.0 {
+            Some(served) => examples(served, url),
+            None => format!("  curl {url}/checkpoints\n  pageferry-agent restore {url}/checkpoints/NAME/store\n"),
+        }
     }
 }
 

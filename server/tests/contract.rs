@@ -72,12 +72,17 @@ fn the_router_answers_what_the_table_says() {
     }
 }
 
+/// What the fixture's store is called.
+const NAME: &str = "store";
+
 fn concrete(path: &str) -> String {
     let range = format!("{HEAP:x}-{:x}", HEAP + P);
     path.replace("{pid}", "10")
         .replace("{address}", &format!("{HEAP:x}"))
         .replace("{range}", &range)
         .replace("{object}", "checkpoint.json")
+        .replace("{checkpoint}", NAME)
+        .replace("{path}", "pid")
 }
 
 /// One request for every status that can be had from outside, with what the document says about it: the status, the headers that have to
@@ -91,6 +96,7 @@ fn answers_are_as_documented() {
     let pages = "/pid/{pid}/pages/{range}";
     let object = "/store/{object}";
     let mem = "/pid/{pid}/mem";
+    let under = "/checkpoints/{checkpoint}/{path}";
     let none_match = "If-None-Match: *";
     let first = format!("Range: bytes={HEAP}-{HEAP}");
     let two = format!("Range: bytes={HEAP}-{HEAP},{0}-{0}", HEAP + 5);
@@ -118,6 +124,20 @@ fn answers_are_as_documented() {
         (mem, "", &[unmapped], 409),
         (mem, "", &["If-Match: \"x\""], 412),
         (mem, "", &["Range: bytes=-0"], 416),
+        (under, "", &[none_match], 200),
+        (under, &format!("/checkpoints/{NAME}/metrics"), &[], 200),
+        (under, &format!("/checkpoints/{NAME}/openapi.yaml"), &[], 200),
+        (under, &format!("/checkpoints/{NAME}/store/checkpoint.json"), &["Range: bytes=0-1"], 206),
+        (under, &format!("/checkpoints/{NAME}/store/checkpoint.json"), &["Range: bytes=0-1,5-6"], 206),
+        (under, &format!("/checkpoints/{NAME}/store/checkpoint.json"), &[none_match], 304),
+        (under, &format!("/checkpoints/{NAME}/store/checkpoint.json"), &["If-Match: \"x\""], 412),
+        (under, &format!("/checkpoints/{NAME}/store/checkpoint.json"), &["Range: bytes=-0"], 416),
+        (under, &format!("/checkpoints/{NAME}/pid/x"), &[], 400),
+        (under, &format!("/checkpoints/{NAME}/pid/11"), &[], 404),
+        (under, &format!("/checkpoints/{NAME}/pid/10/pages"), &[], 405),
+        (under, &format!("/checkpoints/{NAME}/pid/10/pages/1000-2000"), &[], 409),
+        (under, &format!("/checkpoints/{NAME}/pid/10/pages/0-100000000000000"), &[], 413),
+        (under, "/checkpoints/another/pid", &[], 404),
         (object, "", &[], 200),
         (object, "", &["Range: bytes=0-1"], 206),
         (object, "", &["Range: bytes=0-1,5-6"], 206),
@@ -154,7 +174,7 @@ fn answers_are_as_documented() {
         check(route, &path, headers, *status);
     }
 
-    let bulk = "/pid/{pid}/pages";
+    let (bulk, below) = ("/pid/{pid}/pages", "/checkpoints/{checkpoint}/pid/{pid}/pages");
     for (path, media_type, body, status) in [
         ("/pid/10/pages", "application/json", "[\"1000-2000\"]".to_owned(), 200),
         ("/pid/10/pages", "application/json", "[\"1000-2001\"]".to_owned(), 400),
@@ -162,10 +182,22 @@ fn answers_are_as_documented() {
         ("/pid/10/pages", "application/json", "[\"0-100000000000000\"]".to_owned(), 413),
         ("/pid/10/pages", "text/plain", "[\"1000-2000\"]".to_owned(), 415),
     ] {
-        let reply = request(server.address, "POST", path, &[&format!("Content-Type: {media_type}")], body.as_bytes());
-        assert_eq!(reply.status, status, "POST {body}");
-        compare(&document, bulk, "post", &reply);
-        seen.insert((bulk.to_owned(), "post".to_owned(), status.to_string()));
+        for (route, path) in [(bulk, path.to_owned()), (below, format!("/checkpoints/{NAME}{path}"))] {
+            let headers = [&*format!("Content-Type: {media_type}")];
+            let reply = request(server.address, "POST", &path, &headers, body.as_bytes());
+            assert_eq!(reply.status, status, "POST {body}");
+            compare(&document, route, "post", &reply);
+            seen.insert((route.to_owned(), "post".to_owned(), status.to_string()));
+        }
+    }
+
+    // A folder of checkpoints has no short paths.
+    let folder = Running::start(fixture.dir.path());
+    for method in ["GET", "HEAD"] {
+        let reply = folder.send(method, "/pid", &[]);
+        assert_eq!(reply.status, 404);
+        compare(&document, "/pid", &method.to_lowercase(), &reply);
+        seen.insert(("/pid".to_owned(), method.to_lowercase(), "404".to_owned()));
     }
 
     // What is documented and was not seen needs a broken store, a slow client, or a server that is not ready.

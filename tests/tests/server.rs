@@ -4,9 +4,11 @@ mod common;
 
 use std::{fs, fs::File, os::unix::fs::FileExt, path::Path, process::Command, sync::Arc};
 
-use common::program;
+use common::{Scene, program, scene};
 use criu_images::{ImageDir, PAGE_SIZE};
-use pageferry_tests::{Cell, Checkpoint, Host, Result, Workdir, assert_same_files, criu_restore, http, split, tools};
+use pageferry_tests::{
+    Cell, Checkpoint, Host, Pager, Result, Workdir, assert_same_files, criu_restore, http, split, tools,
+};
 
 #[test]
 fn every_page_is_the_one_in_the_process() -> Result<()> {
@@ -100,4 +102,22 @@ fn zstd_reads_packs() -> Result<()> {
     }
     assert_eq!(manifest["totals"]["stored_pages"].as_u64(), Some(plain / PAGE_SIZE), "{manifest}");
     Ok(())
+}
+
+/// A server of a folder: `store` is what our one is called in it.
+#[test]
+fn one_of_several_checkpoints_is_restored() -> Result<()> {
+    let Scene { work, checkpoint, split } = scene("redis", 5_000)?;
+    fs::create_dir(work.path().join("broken"))?;
+    fs::write(work.path().join("broken/checkpoint.json"), "{")?;
+    let host = Host::server(&work, work.path())?;
+    let listed = http::get(host.port(), "/checkpoints")?;
+    assert!(listed.contains("redis-server") && listed.contains("problem"), "{listed}");
+    let url = format!("http://127.0.0.1:{}/checkpoints/store/store", host.port());
+    let cell = Cell::new()?;
+    let pager = Pager::start(&url, &split.slim, &work.folder("pager")?, &[])?;
+    criu_restore(&cell, &split.slim, pager.work(), &["--lazy-pages"])?;
+    checkpoint.check(&cell)?;
+    pager.finish()?;
+    checkpoint.check(&cell)
 }

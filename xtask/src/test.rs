@@ -78,7 +78,7 @@ fn licences() -> Result<()> {
     run(cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))
 }
 
-/// Holds the server to `openapi.yaml` with generated requests, valid and not, on a store and on a raw checkpoint.
+/// Holds the server to `openapi.yaml` with generated requests, valid and not, on a store, on a raw checkpoint, and on the folder that the store is in.
 fn schemathesis() -> Result<()> {
     let folder = paths::target()?.join("tmp").join(format!("schemathesis-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -93,7 +93,7 @@ fn schemathesis_in(folder: &Path) -> Result<()> {
     let (checkpoint, store) = (folder.join("threads/dump"), folder.join("store"));
     let mut strip = command(built.join("pageferry-strip"));
     quiet(strip.arg("split").arg(&checkpoint).arg("--store").arg(&store).arg("--slim").arg(folder.join("slim")))?;
-    for served in [&store, &checkpoint] {
+    for served in [store.as_path(), &checkpoint, folder] {
         let server = Server::start(&built.join("pageferry-server"), served)?;
         let mut schemathesis = command(paths::program("schemathesis")?);
         schemathesis.arg("--config-file").arg(paths::repo().join("server/schemathesis.toml"));

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod bytes;
+mod checkpoints;
 mod maps;
 mod mem;
 mod objects;
@@ -14,6 +15,7 @@ mod tasks;
 
 use crate::{
     auth,
+    checkpoints::Checkpoints,
     doors::Doors,
     limits::Limits,
     metrics::Metrics,
@@ -27,7 +29,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use http::{Method, StatusCode, header};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::SetOnce;
 
 /// What every handler gets.
@@ -38,12 +40,39 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     pub(crate) places: Arc<Places>,
     pub(crate) doors: Doors,
+    /// Where checkpoints are, once that is known.
+    checkpoints: OnceLock<Checkpoints>,
 }
 
 impl App {
     pub(crate) fn new(limits: Limits, doors: Doors) -> Self {
         let places = Arc::new(Places::new(&limits));
-        Self { served: SetOnce::new(), metrics: Arc::default(), limits, places, doors }
+        Self { served: SetOnce::new(), metrics: Arc::default(), limits, places, doors, checkpoints: OnceLock::new() }
+    }
+    /// The same for one of several checkpoints.
+    pub(crate) fn with(&self, served: Arc<Served>) -> Arc<Self> {
+        let one = Self {
+            served: SetOnce::new(),
+            metrics: self.metrics.clone(),
+            limits: self.limits,
+            places: self.places.clone(),
+            doors: self.doors.clone(),
+            checkpoints: OnceLock::new(),
+        };
+        one.opened(served);
+        Arc::new(one)
+    }
+    /// From now on it is known where checkpoints are. Only the first call has an effect.
+    pub(crate) fn located(&self, checkpoints: Checkpoints) {
+        // The only error is that it was called before.
+        let _ = self.checkpoints.set(checkpoints);
+    }
+    pub(crate) fn checkpoints(&self) -> Result<&Checkpoints, Problem> {
+        self.checkpoints.get().ok_or_else(not_ready)
+    }
+    /// Whether there is something to serve.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.served.get().is_some() || matches!(self.checkpoints.get(), Some(Checkpoints::Many(_)))
     }
     /// From now on there is something to serve. Only the first call has an effect.
     pub(crate) fn opened(&self, served: Arc<Served>) {
@@ -52,23 +81,32 @@ impl App {
     }
     /// What is served, if it is open by now.
     pub(crate) fn ready(&self) -> Result<&Arc<Served>, Problem> {
-        self.served.get().ok_or_else(|| {
-            Problem::new(
-                Kind::NotReady,
-                "A raw checkpoint is read once from beginning to end before it is served.",
-                "Wait until GET /readyz answers 200.",
-            )
-            .header(header::RETRY_AFTER, "1")
-        })
+        if let Some(Checkpoints::Many(_)) = self.checkpoints.get() {
+            return Err(Problem::new(
+                Kind::NoSuchPath,
+                "This server has several checkpoints.",
+                "GET /checkpoints lists them; put /checkpoints/<name> in front of the path.",
+            ));
+        }
+        self.served.get().ok_or_else(not_ready)
     }
     /// What is served. Who comes too early waits a little: whoever starts a server and uses it at once need not know of this.
     pub(crate) async fn served(&self) -> Result<&Arc<Served>, Problem> {
-        if self.served.get().is_none() {
+        if !self.is_ready() {
             // Ready or not is what counts below.
             let _ = tokio::time::timeout(self.limits.opening, self.served.wait()).await;
         }
         self.ready()
     }
+}
+
+fn not_ready() -> Problem {
+    Problem::new(
+        Kind::NotReady,
+        "A raw checkpoint is read once from beginning to end before it is served.",
+        "Wait until GET /readyz answers 200.",
+    )
+    .header(header::RETRY_AFTER, "1")
 }
 
 /// The state of every route.
@@ -97,6 +135,9 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/pid/{pid}/pages/{range}", methods: READ },
     Route { path: "/pid/{pid}/pages", methods: &["POST"] },
     Route { path: "/store/{object}", methods: READ },
+    Route { path: "/checkpoints", methods: READ },
+    Route { path: "/checkpoints/{checkpoint}/{path}", methods: READ },
+    Route { path: "/checkpoints/{checkpoint}/pid/{pid}/pages", methods: &["POST"] },
     Route { path: "/healthz", methods: READ },
     Route { path: "/readyz", methods: READ },
     Route { path: "/metrics", methods: READ },
@@ -116,6 +157,9 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/pid/{pid}/pages/{range}" => get(pages::pages),
         "/pid/{pid}/pages" => post(bulk::bulk),
         "/store/{object}" => get(objects::object),
+        "/checkpoints" => get(checkpoints::list),
+        "/checkpoints/{checkpoint}/{path}" => get(checkpoints::below),
+        "/checkpoints/{checkpoint}/pid/{pid}/pages" => post(checkpoints::below),
         "/healthz" => get(service::healthz),
         "/readyz" => get(service::readyz),
         "/metrics" => get(service::metrics),
@@ -125,18 +169,28 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
     })
 }
 
-/// The router, with everything around it.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    let state = app.clone();
+/// The routes of one checkpoint, with nothing around them.
+pub(crate) fn of_one(app: Arc<App>) -> Router {
+    let routes = ROUTES.iter().filter(|route| !route.path.starts_with("/checkpoints"));
+    routed(routes).fallback(objects::at_the_root).method_not_allowed_fallback(method_not_allowed).with_state(app)
+}
+
+fn routed<'a>(routes: impl Iterator<Item = &'a Route>) -> Router<Arc<App>> {
     let mut router = Router::new();
-    for route in ROUTES {
-        // An object's name has slashes in it: OpenAPI cannot say so, the router has to.
-        let path = route.path.replace("/store/{object}", "/store/{*object}");
+    for route in routes {
+        // Some names have slashes in them: OpenAPI cannot say so, the router has to.
+        let path = route.path.replace("{object}", "{*object}").replace("{path}", "{*path}");
         if let Some(handler) = handler(route.path) {
             router = router.route(&path, handler);
         }
     }
     router
+}
+
+/// The router, with everything around it.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let state = app.clone();
+    routed(ROUTES.iter())
         .fallback(objects::at_the_root)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)

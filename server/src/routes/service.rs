@@ -20,11 +20,13 @@ fn text(content_type: &'static str, body: impl IntoResponse) -> Response {
 pub(super) async fn front(State(app): Shared) -> Response {
     let examples = match app.ready() {
         Ok(served) => crate::server::examples(served, "http://this-server"),
+        Err(_) if app.is_ready() => "  curl http://this-server/checkpoints\n".to_owned(),
         Err(_) => "The checkpoint is still being opened.\n".to_owned(),
     };
     let body = format!(
         "Pageferry {}: a CRIU checkpoint, page by page.\n\n{examples}\n\
          /pid            the tasks\n/store/checkpoint.json   the page store (pageferry-agent restore http://this-server/store)\n\
+         /checkpoints    all of them, each with the same below /checkpoints/<name>\n\
          /openapi.yaml   everything that is served here\n/problems       what can be wrong\n/metrics        for Prometheus\n",
         env!("CARGO_PKG_VERSION")
     );
@@ -36,12 +38,14 @@ pub(super) async fn healthz() -> Response {
 }
 
 pub(super) async fn readyz(State(app): Shared) -> Result<Response, Problem> {
-    app.ready().map(|_| text(TEXT, "ready\n"))
+    match app.is_ready() {
+        true => Ok(text(TEXT, "ready\n")),
+        false => app.ready().map(|_| text(TEXT, "ready\n")),
+    }
 }
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
-    let moment =
-        Moment { ready: app.ready().is_ok(), reserved: app.places.used(), waiting: app.places.waiting() as u64 };
+    let moment = Moment { ready: app.is_ready(), reserved: app.places.used(), waiting: app.places.waiting() as u64 };
     text("text/plain; version=0.0.4; charset=utf-8", app.metrics.text(moment))
 }
 

@@ -1,0 +1,238 @@
+//! Several checkpoints under one server: `/checkpoints/<name>/...` has for each what the short paths have for one.
+//!
+//! A checkpoint is opened when it is first asked for, and kept for as long as there is room for it. Its `checkpoint.json` is looked at again now and
+//! then: one that was replaced is opened anew, one that is gone is not served any more. What is in the folder is looked up when somebody asks, so it need not be told.
+
+use crate::{
+    limits::Limits,
+    problem::{Kind, Problem, damaged},
+    routes::{self, App},
+    served::Served,
+};
+use anyhow::Result;
+use axum::Router;
+use criu_images::PAGE_SIZE;
+use page_store::{Folder, Manifest};
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::OnceCell;
+
+/// Checkpoints that are open at once; what frames may take is shared between them.
+const OPEN: usize = 8;
+/// How old what is known about the folder, or about a `checkpoint.json` in it, may be.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// Where checkpoints are.
+#[derive(Debug)]
+pub(crate) enum Checkpoints {
+    /// The one that the short paths have.
+    One { name: String, router: OnceLock<Router> },
+    /// Whatever is in a folder.
+    Many(Many),
+}
+
+/// A folder of checkpoints.
+#[derive(Debug)]
+pub(crate) struct Many {
+    folder: Folder,
+    open: Mutex<HashMap<String, Arc<Entry>>>,
+    listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Value>>)>>,
+}
+
+/// A checkpoint that is open, or just being opened.
+#[derive(Debug)]
+struct Entry {
+    opened: OnceCell<(Arc<Served>, Router)>,
+    /// When it was last asked for, and when its `checkpoint.json` was last looked at.
+    times: Mutex<(Instant, Instant)>,
+}
+
+impl Checkpoints {
+    /// The only checkpoint, by the last part of where it is; addresses of servers end with `store`, which says nothing.
+    pub(crate) fn one(location: &str) -> Self {
+        let path = location.split(['?', '#']).next().unwrap_or("").trim_end_matches('/');
+        let mut parts = path.rsplit('/').filter(|part| !part.is_empty());
+        let name = match (parts.next(), parts.next()) {
+            (Some("store"), Some(before)) if is_name(before) => before,
+            (Some(last), _) if is_name(last) => last,
+            _ => "checkpoint",
+        };
+        Self::One { name: name.to_owned(), router: OnceLock::new() }
+    }
+
+    /// Whatever is in a folder, if that is what a location is: no checkpoint itself.
+    pub(crate) async fn in_folder(location: &str) -> Option<Self> {
+        let folder = Folder::parse(location).ok()?;
+        if is_raw(location) || !matches!(folder.manifest().await, Err(page_store::Error::NotFound { .. })) {
+            return None;
+        }
+        folder.folders().await.ok()?;
+        Some(Self::Many(Many { folder, open: Mutex::default(), listed: tokio::sync::Mutex::default() }))
+    }
+
+    /// What there is, for people and programs.
+    pub(crate) async fn list(&self, app: &App) -> Result<Arc<Vec<Value>>, Problem> {
+        match self {
+            Self::One { name, .. } => Ok(Arc::new(vec![row(name, Ok(app.served().await?.store.manifest()))])),
+            Self::Many(many) => many.list().await,
+        }
+    }
+
+    /// Who answers for a checkpoint.
+    pub(crate) async fn router(&self, app: &App, name: &str) -> Result<Router, Problem> {
+        match self {
+            Self::One { name: one, router } if name == one => {
+                let served = app.served().await?;
+                Ok(router.get_or_init(|| routes::of_one(app.with(served.clone()))).clone())
+            }
+            Self::One { name: one, .. } => Err(unknown(name, &format!("Here is only {one:?}."))),
+            Self::Many(many) => many.router(app, name).await,
+        }
+    }
+}
+
+impl Many {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Arc<Entry>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn list(&self) -> Result<Arc<Vec<Value>>, Problem> {
+        // Who comes meanwhile waits, and gets the same.
+        let mut listed = self.listed.lock().await;
+        if let Some((when, rows)) = &*listed
+            && when.elapsed() < FRESH
+        {
+            return Ok(rows.clone());
+        }
+        let stores = self.folder.stores().await?;
+        let rows = stores.iter().map(|(name, manifest)| row(name, manifest.as_ref().map_err(ToString::to_string)));
+        let rows = Arc::new(rows.collect::<Vec<_>>());
+        *listed = Some((Instant::now(), rows.clone()));
+        Ok(rows)
+    }
+
+    async fn router(&self, app: &App, name: &str) -> Result<Router, Problem> {
+        if !is_name(name) {
+            return Err(unknown(name, "GET /checkpoints lists them."));
+        }
+        loop {
+            let entry = self.entry(name);
+            let opened = entry.opened.get_or_try_init(|| self.open_one(app, name)).await;
+            let (served, router) = opened.inspect_err(|_| self.forget(name, &entry))?;
+            if entry.is_fresh() || self.is_unchanged(name, served).await? {
+                return Ok(router.clone());
+            }
+            self.forget(name, &entry);
+        }
+    }
+
+    /// The one that is there, or a new one, in place of that which was not asked for the longest.
+    fn entry(&self, name: &str) -> Arc<Entry> {
+        let mut open = self.open();
+        if let Some(entry) = open.get(name) {
+            entry.used();
+            return entry.clone();
+        }
+        if open.len() >= OPEN {
+            let oldest = open.iter().min_by_key(|(_, entry)| entry.times().0).map(|(name, _)| name.clone());
+            oldest.and_then(|name| open.remove(&name));
+        }
+        let entry = Arc::new(Entry { opened: OnceCell::new(), times: Mutex::new((Instant::now(), Instant::now())) });
+        open.insert(name.to_owned(), entry.clone());
+        entry
+    }
+
+    fn forget(&self, name: &str, entry: &Arc<Entry>) {
+        let mut open = self.open();
+        if open.get(name).is_some_and(|there| Arc::ptr_eq(there, entry)) {
+            open.remove(name);
+        }
+    }
+
+    async fn open_one(&self, app: &App, name: &str) -> Result<(Arc<Served>, Router), Problem> {
+        let child = self.folder.child(name)?;
+        let location = child.to_string();
+        if matches!(child.manifest().await, Err(page_store::Error::NotFound { .. })) && !is_raw(&location) {
+            return Err(unknown(name, "GET /checkpoints lists them."));
+        }
+        let limits = Limits { memory: app.limits.memory / OPEN as u64, ..app.limits };
+        let served = Served::open(&location, &limits, app.metrics.clone()).await;
+        let served = served.map_err(|error| match error.downcast::<page_store::Error>() {
+            Ok(error) => error.into(),
+            Err(error) => {
+                tracing::error!("{error:#}");
+                damaged()
+            }
+        })?;
+        let served = Arc::new(served);
+        Ok((served.clone(), routes::of_one(app.with(served))))
+    }
+
+    /// Whether its `checkpoint.json` is what it was.
+    async fn is_unchanged(&self, name: &str, served: &Served) -> Result<bool, Problem> {
+        match served.store.current_manifest().await {
+            Ok(manifest) if manifest == *served.store.manifest() => {
+                self.open().get(name).inspect(|entry| entry.looked());
+                Ok(true)
+            }
+            Ok(_) | Err(page_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether it is a checkpoint as `criu dump` left it.
+fn is_raw(location: &str) -> bool {
+    Path::new(location).join("inventory.img").exists()
+}
+
+impl Entry {
+    fn times(&self) -> MutexGuard<'_, (Instant, Instant)> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn used(&self) {
+        self.times().0 = Instant::now();
+    }
+
+    fn looked(&self) {
+        self.times().1 = Instant::now();
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.times().1.elapsed() < FRESH
+    }
+}
+
+/// Whether it may name a checkpoint: one component of a path.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))
+}
+
+fn unknown(name: &str, next: &str) -> Problem {
+    Problem::new(
+        Kind::NoSuchCheckpoint,
+        format!("This server has no checkpoint {}.", crate::address::quoted(name)),
+        next,
+    )
+}
+
+fn row(name: &str, manifest: Result<&Manifest, String>) -> Value {
+    match manifest {
+        Ok(manifest) => json!({
+            "name": name,
+            "checkpoint_id": manifest.checkpoint_id,
+            "tasks": manifest.tasks.iter().take(16).map(|task| json!({ "pid": task.pid, "comm": task.comm })).collect::<Vec<_>>(),
+            "task_count": manifest.tasks.len(),
+            "dumped_bytes": manifest.totals.dumped_pages * PAGE_SIZE,
+            "stored_bytes": manifest.objects().map(|object| object.size).sum::<u64>(),
+            "working_sets": manifest.working_sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
+        }),
+        Err(problem) => json!({ "name": name, "problem": problem }),
+    }
+}
