@@ -20,7 +20,8 @@ use anyhow::{Result, bail};
 
 const HELP: &str = "\
 cargo xtask setup [--criu system|trixie|sid]   find or fetch libclang, CRIU and the programs that tests checkpoint
-cargo xtask test  [--quick]                    setup, then everything that CI checks (--quick: no end-to-end tests)
+cargo xtask test  [--quick] [--with-garage]    setup, then everything that CI checks (--quick: no end-to-end tests;
+                                               --with-garage: in that object store, too, which builds for twenty minutes)
 cargo xtask torture [--only NAME] [--count N] [--seed S]
                                                setup, then the trials, many times: kills, outages, hostile hosts (hours)
 cargo xtask demo  [redis|node] [--json]        checkpoint a real program, restore it over HTTP, show what happens

@@ -72,12 +72,20 @@ struct RustProgram {
 /// A real S3 server on a folder. It builds in two minutes.
 const RUST_PROGRAMS: [RustProgram; 1] = [RustProgram { name: "s3s-fs", version: "0.14.1", features: "binary" }];
 
+/// A distributed object store, which builds in twenty.
+const GARAGE: RustProgram = RustProgram { name: "garage", version: "2.5.0", features: "sqlite" };
+
 /// Whose interpreter becomes `bin/python3`.
 const PYTHON_FROM: &str = "gunicorn";
 
 /// Everything but libclang and CRIU.
 pub(crate) fn setup() -> Result<()> {
     setup_those(|_| true)
+}
+
+/// Garage, for those who ask for it.
+pub(crate) fn setup_garage() -> Result<()> {
+    GARAGE.setup(&paths::programs_dir()?.join("bin"))
 }
 
 /// What it takes to checkpoint one program.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    criu, paths,
+    criu, paths, programs,
     run::{self, command, quiet, run, step},
     setup,
 };
@@ -26,11 +26,15 @@ const SCHEMATHESIS_EXAMPLES: &str = "40";
 
 pub(crate) fn main(args: &[String]) -> Result<()> {
     let (choice, rest) = criu::choice_from(args)?;
-    let quick = rest.iter().any(|arg| arg == "--quick");
-    ensure!(rest.iter().all(|arg| arg == "--quick"), "test does not know {rest:?}");
+    let said = |word: &str| rest.iter().any(|arg| arg == word);
+    let (quick, garage) = (said("--quick"), said("--with-garage"));
+    ensure!(rest.iter().all(|arg| ["--quick", "--with-garage"].contains(&&**arg)), "test does not know {rest:?}");
 
     let start = Instant::now();
     setup::everything(choice)?;
+    if garage {
+        programs::setup_garage()?;
+    }
     let mut failed = Vec::new();
     // A step that fails does not hide what the next ones have to say.
     let mut check = |name: &'static str, work: &dyn Fn() -> Result<()>| {
@@ -57,6 +61,10 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
     check("tests", &|| run(cargo().args(&tests).env("RUST_LIB_BACKTRACE", "0")));
     if !quick {
         check("schemathesis against the live server", &schemathesis);
+    }
+    if garage {
+        let tests = ["test", "--package", "pageferry-tests", "--test", "garage", "--quiet", "--", "--ignored"];
+        check("stores in Garage", &|| run(cargo().args(tests)));
     }
     ensure!(failed.is_empty(), "{} after {}", failed.join(", "), run::seconds(start.elapsed()));
     eprintln!("{} in {}", run::green("All is well"), run::seconds(start.elapsed()));
