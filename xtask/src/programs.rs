@@ -53,10 +53,11 @@ struct PythonProgram {
     version: &'static str,
 }
 
-const PYTHON_PROGRAMS: [PythonProgram; 3] = [
+const PYTHON_PROGRAMS: [PythonProgram; 4] = [
     PythonProgram { name: "gunicorn", version: "23.0.0" },
     // Version 4 generates invalid requests as well, and knows OpenAPI 3.1.
     PythonProgram { name: "schemathesis", version: "4.32.5" },
+    PythonProgram { name: "openapi-python-client", version: "0.29.1" },
     // Its package brings the compiled program.
     PythonProgram { name: "typos", version: "1.52.0" },
 ];

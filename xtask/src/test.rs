@@ -60,7 +60,7 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
     // A backtrace per expected error would hide the message.
     check("tests", &|| run(cargo().args(&tests).env("RUST_LIB_BACKTRACE", "0")));
     if !quick {
-        check("schemathesis against the live server", &schemathesis);
+        check("schemathesis and a generated client against the live server", &schemathesis);
     }
     if garage {
         let tests = ["test", "--package", "pageferry-tests", "--test", "garage", "--quiet", "--", "--ignored"];
@@ -101,6 +101,7 @@ fn schemathesis_in(folder: &Path) -> Result<()> {
     let (checkpoint, store) = (folder.join("threads/dump"), folder.join("store"));
     let mut strip = command(built.join("pageferry-strip"));
     quiet(strip.arg("split").arg(&checkpoint).arg("--store").arg(&store).arg("--slim").arg(folder.join("slim")))?;
+    generated_client(&Server::start(&built.join("pageferry-server"), &store)?, folder)?;
     for served in [store.as_path(), &checkpoint, folder] {
         let server = Server::start(&built.join("pageferry-server"), served)?;
         let mut schemathesis = command(paths::program("schemathesis")?);
@@ -111,6 +112,19 @@ fn schemathesis_in(folder: &Path) -> Result<()> {
         run(schemathesis.current_dir(folder))?;
     }
     Ok(())
+}
+
+/// A client that is generated from `openapi.yaml` works.
+fn generated_client(server: &Server, folder: &Path) -> Result<()> {
+    let generator = paths::program("openapi-python-client")?;
+    let client = folder.join("client");
+    let mut generate = command(&generator);
+    generate.args(["generate", "--meta", "none", "--path"]).arg(paths::repo().join("openapi.yaml"));
+    quiet(generate.arg("--output-path").arg(&client).current_dir(folder))?;
+    // What it needs is installed beside the generator.
+    let python = fs::canonicalize(&generator)?.with_file_name("python3");
+    let script = paths::repo().join("server/tests/generated_client.py");
+    run(command(python).arg(script).arg(folder).arg(&server.url).env("PYTHONDONTWRITEBYTECODE", "1"))
 }
 
 /// A running `pageferry-server`.
