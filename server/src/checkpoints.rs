@@ -10,9 +10,13 @@ use crate::{
     served::Served,
 };
 use anyhow::Result;
-use axum::Router;
+use axum::{Router, body::Bytes};
 use criu_images::PAGE_SIZE;
-use page_store::{Folder, Manifest};
+use page_store::{
+    Folder, Manifest, Store, WorkingSetObject,
+    working_set::{self, Trace},
+    write::{Conditions, create},
+};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -33,7 +37,7 @@ pub(crate) enum Checkpoints {
     /// The one that the short paths have.
     One { name: String, router: OnceLock<Router> },
     /// Whatever is in a folder.
-    Many(Many),
+    Many(Box<Many>),
 }
 
 /// A folder of checkpoints.
@@ -42,6 +46,7 @@ pub(crate) struct Many {
     folder: Folder,
     open: Mutex<HashMap<String, Arc<Entry>>>,
     listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Value>>)>>,
+    adding: tokio::sync::Mutex<()>,
 }
 
 /// A checkpoint that is open, or just being opened.
@@ -71,8 +76,13 @@ impl Checkpoints {
         if is_raw(location) || !matches!(folder.manifest().await, Err(page_store::Error::NotFound { .. })) {
             return None;
         }
-        folder.folders().await.ok()?;
-        Some(Self::Many(Many { folder, open: Mutex::default(), listed: tokio::sync::Mutex::default() }))
+        let below = folder.stores().await.ok()?;
+        // Of files and nothing else is what somebody has mistaken for a checkpoint.
+        if below.is_empty() && has_files(location) {
+            return None;
+        }
+        let (listed, adding) = Default::default();
+        Some(Self::Many(Box::new(Many { folder, open: Mutex::default(), listed, adding })))
     }
 
     /// What there is, for people and programs.
@@ -80,6 +90,24 @@ impl Checkpoints {
         match self {
             Self::One { name, .. } => Ok(Arc::new(vec![row(name, Ok(app.served().await?.store.manifest()))])),
             Self::Many(many) => many.list().await,
+        }
+    }
+
+    /// Adds what a restore has recorded to a checkpoint's store.
+    pub(crate) async fn add_working_set(
+        &self,
+        app: &App,
+        name: &str,
+        set: &str,
+        trace: Bytes,
+    ) -> Result<WorkingSetObject, Problem> {
+        match self {
+            Self::One { .. } => Err(Problem::new(
+                Kind::ReadOnly,
+                "A server of one checkpoint serves it as it was when it started.",
+                "Serve the folder that it is in, or use `pageferry-strip working-set` and start the server again.",
+            )),
+            Self::Many(many) => many.add_working_set(app, name, set, trace).await,
         }
     }
 
@@ -154,6 +182,32 @@ impl Many {
         }
     }
 
+    async fn add_working_set(
+        &self,
+        app: &App,
+        name: &str,
+        set: &str,
+        trace: Bytes,
+    ) -> Result<WorkingSetObject, Problem> {
+        // An error for a name that is none.
+        drop(self.router(app, name).await?);
+        let location = self.folder.child(name)?.to_string();
+        if is_raw(&location) {
+            let next = "Split it: `pageferry-strip split` makes a store that can have them.";
+            return Err(Problem::new(Kind::ReadOnly, "A raw checkpoint cannot hold a working set.", next));
+        }
+        // One at a time: they all change `checkpoint.json`, and each holds its frames meanwhile.
+        let _turn = self.adding.lock().await;
+        let set = set.to_owned();
+        let runtime = tokio::runtime::Handle::current();
+        // Writing waits for disks.
+        let added = tokio::task::spawn_blocking(move || runtime.block_on(add(&location, &set, &trace)));
+        let added = added.await.map_err(|_| damaged())??;
+        self.open().remove(name);
+        *self.listed.lock().await = None;
+        Ok(added)
+    }
+
     async fn open_one(&self, app: &App, name: &str) -> Result<(Arc<Served>, Router), Problem> {
         let child = self.folder.child(name)?;
         let location = child.to_string();
@@ -184,6 +238,29 @@ impl Many {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+async fn add(location: &str, set: &str, trace: &[u8]) -> Result<WorkingSetObject, Problem> {
+    // Locks the store, or notes what is there, so that what is read is what is added to.
+    let sink = create(location, true, Conditions::Conditional).map_err(|error| not_written(&error))?;
+    let store = Store::open(location).await?;
+    let trace = Trace::parse("the body", trace, &store.manifest().checkpoint_id, store.frame_count());
+    let trace = trace.map_err(|error| {
+        let next = "Send the file that `pageferry-agent --record` wrote in a restore of this very checkpoint.";
+        Problem::new(Kind::BadTrace, format!("{error}."), next)
+    })?;
+    working_set::add(&store, &*sink, set, &[trace]).await.map_err(|error| not_written(&error))
+}
+
+fn not_written(error: &page_store::Error) -> Problem {
+    tracing::error!("{error}");
+    let detail = "The store of this checkpoint could not be written to; the server's log says why.";
+    Problem::new(Kind::ReadOnly, detail, "If somebody else writes to it, try again; else let the server write there.")
+}
+
+fn has_files(location: &str) -> bool {
+    std::fs::read_dir(location)
+        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_file())))
 }
 
 /// Whether it is a checkpoint as `criu dump` left it.

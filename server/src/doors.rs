@@ -10,6 +10,8 @@ pub struct Doors {
     pub tokens: Option<Arc<Tokens>>,
     /// TCP connections speak TLS. Unix sockets do not: nothing is between their ends.
     pub tls: Option<Arc<Tls>>,
+    /// Working sets are taken also where no token could allow it.
+    pub allow_working_sets: bool,
     /// Where requests are noted.
     pub access_log: Option<Arc<AccessLog>>,
 }
@@ -18,6 +20,11 @@ impl Doors {
     /// Whether not everybody gets an answer.
     pub fn are_closed(&self) -> bool {
         self.tokens.is_some() || self.tls.as_ref().is_some_and(|tls| tls.knows_clients())
+    }
+
+    /// Whether a request that came through may bring a working set.
+    pub(crate) fn take_working_sets(&self) -> bool {
+        self.tokens.is_some() || self.allow_working_sets
     }
 
     /// Whether anything here is in a file that may change.

@@ -61,6 +61,9 @@ struct Cli {
     /// name, user agent; one JSON object per line if logs are JSON. SIGHUP has it opened again
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
+    /// Let everybody who may read add working sets, too (PUT /checkpoints/NAME/working-sets/SET); with --token-file, tokens with that scope may
+    #[arg(long)]
+    allow_working_sets: bool,
     /// Connections at once; one more takes the place of the one that has been without a request for the longest, or waits if all
     /// have one
     #[arg(long, default_value_t = Limits::default().connections, value_name = "N")]
@@ -205,7 +208,12 @@ fn doors(cli: &Cli) -> Result<Doors> {
     };
     let json = cli.log_format() == LogFormat::Json;
     let access_log = cli.access_log.as_deref().map(|path| AccessLog::open(path, json)).transpose()?;
-    Ok(Doors { tokens: tokens.map(Arc::new), tls: tls.map(Arc::new), access_log: access_log.map(Arc::new) })
+    Ok(Doors {
+        tokens: tokens.map(Arc::new),
+        tls: tls.map(Arc::new),
+        allow_working_sets: cli.allow_working_sets,
+        access_log: access_log.map(Arc::new),
+    })
 }
 
 async fn bind(cli: &Cli, doors: Doors, limits: Limits) -> Result<Server> {

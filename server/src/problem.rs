@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     BadQuery,
     BadBody,
     BadPath,
+    BadTrace,
+    ReadOnly,
     NoSuchTask,
     NoMemory,
     Unmapped,
@@ -39,7 +41,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them, for the page that explains them.
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::Unauthorized,
         Self::WrongScope,
         Self::BadPid,
@@ -48,6 +50,8 @@ impl Kind {
         Self::BadQuery,
         Self::BadBody,
         Self::BadPath,
+        Self::BadTrace,
+        Self::ReadOnly,
         Self::NoSuchTask,
         Self::NoMemory,
         Self::Unmapped,
@@ -82,6 +86,8 @@ impl Kind {
             Self::BadQuery => ("bad-query", S::BAD_REQUEST, "A query parameter has a value that is not known"),
             Self::BadBody => ("bad-body", S::BAD_REQUEST, "The body is not a list of ranges"),
             Self::BadPath => ("bad-path", S::BAD_REQUEST, "The path does not decode to UTF-8"),
+            Self::BadTrace => ("bad-trace", S::UNPROCESSABLE_ENTITY, "The body is no recording of this checkpoint"),
+            Self::ReadOnly => ("read-only", S::CONFLICT, "Nothing can be added to this checkpoint here"),
             Self::NoSuchTask => ("no-such-task", S::NOT_FOUND, "No task has this pid"),
             Self::NoMemory => ("no-memory", S::NOT_FOUND, "This task was dead when it was dumped: it has no memory"),
             Self::Unmapped => ("unmapped", S::NOT_FOUND, "Nothing is mapped at this address"),

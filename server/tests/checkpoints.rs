@@ -8,6 +8,7 @@ use criu_images::{
     testing::{Dump, Pages, Task},
 };
 use page_store::write::{LocalSink, Options, split};
+use pageferry_server::{Doors, limits::Limits};
 use std::{fs, path::Path, sync::Arc};
 
 /// A store of one task with this pid.
@@ -124,4 +125,58 @@ fn a_single_one_has_a_name_too() {
     assert_eq!((&short.body, short.header("etag")), (&long.body, long.header("etag")));
     assert_eq!(long.body, expected_range(10, HEAP, 4));
     server.get("/checkpoints/other/pid").problem(404, "no-such-checkpoint");
+}
+
+fn put(server: &Running, path: &str, trace: &str) -> common::Reply {
+    common::request(server.address, "PUT", path, &[], trace.as_bytes())
+}
+
+#[test]
+fn what_a_restore_recorded_is_there_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    store(&folder.path().join("one"), 11);
+    let doors = Doors { allow_working_sets: true, ..Doors::default() };
+    let server = Running::behind(folder.path(), Limits::default(), doors);
+    let before = server.get("/checkpoints/one/store/checkpoint.json");
+    let id = before.json()["checkpoint_id"].as_str().unwrap().to_owned();
+    let trace =
+        format!("{{\"format\": \"pageferry-trace\", \"version\": 1, \"checkpoint_id\": \"{id}\", \"frames\": [0]}}");
+    // Two at once: both are there in the end.
+    std::thread::scope(|scope| {
+        for name in ["first", "second"] {
+            let (server, trace) = (&server, &trace);
+            scope.spawn(move || {
+                let added = put(server, &format!("/checkpoints/one/working-sets/{name}"), trace);
+                assert_eq!(added.status, 201, "{}", added.text());
+                assert_eq!(added.json()["frames"], 1);
+            });
+        }
+    });
+    let after = server.get("/checkpoints/one/store/checkpoint.json");
+    assert_ne!(before.header("etag"), after.header("etag"));
+    let sets = after.json()["working_sets"].as_array().unwrap().clone();
+    let mut names: Vec<_> = sets.iter().map(|set| set["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["first", "second"]);
+    for set in &sets {
+        let object = server.get(&format!("/checkpoints/one/store/{}", set["object"].as_str().unwrap()));
+        assert_eq!((object.status, object.body.len() as u64), (200, set["size"].as_u64().unwrap()));
+    }
+    for (body, words) in [
+        ("{}", "not a trace"),
+        (&trace.replace(&id, "another"), "another checkpoint"),
+        (&trace.replace("[0]", "[0, 0]"), "twice"),
+    ] {
+        let refused = put(&server, "/checkpoints/one/working-sets/third", body).problem(422, "bad-trace");
+        assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+    }
+}
+
+#[test]
+fn working_sets_are_taken_only_where_that_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    store(&folder.path().join("one"), 11);
+    let server = Running::start(folder.path());
+    put(&server, "/checkpoints/one/working-sets/main", "{}").problem(409, "read-only");
+    assert_eq!(server.send("GET", "/checkpoints/one/working-sets/main", &[]).status, 405);
 }

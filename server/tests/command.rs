@@ -51,12 +51,13 @@ fn a_second_signal_ends_it_at_once() {
 
 #[test]
 fn says_what_is_wrong() {
-    let empty = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("notes.txt"), "nothing").unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, words) in [
         (&["/nowhere/at/all", "--listen", "127.0.0.1:0"][..], "/nowhere/at/all"),
-        (&[empty.path().to_str().unwrap(), "--listen", "127.0.0.1:0"], "checkpoint.json"),
+        (&[other.path().to_str().unwrap(), "--listen", "127.0.0.1:0"], "checkpoint.json"),
         (&["/nowhere", "--listen", &taken], "cannot listen"),
         (&["/nowhere", "--listen", "nonsense"], "cannot listen"),
         (&[], "Usage"),

@@ -4,7 +4,7 @@ mod common;
 
 use common::{openapi::*, *};
 use pageferry_server::{
-    ROUTES,
+    Doors, ROUTES,
     limits::{Limits, MAX_PAGES, MAX_RANGES},
 };
 use serde_json::Value;
@@ -83,6 +83,7 @@ fn concrete(path: &str) -> String {
         .replace("{object}", "checkpoint.json")
         .replace("{checkpoint}", NAME)
         .replace("{path}", "pid")
+        .replace("{set}", "main")
 }
 
 /// One request for every status that can be had from outside, with what the document says about it: the status, the headers that have to
@@ -192,12 +193,33 @@ fn answers_are_as_documented() {
     }
 
     // A folder of checkpoints has no short paths.
-    let folder = Running::start(fixture.dir.path());
+    let doors = Doors { allow_working_sets: true, ..Doors::default() };
+    let folder = Running::behind(fixture.dir.path(), Limits::default(), doors);
     for method in ["GET", "HEAD"] {
         let reply = folder.send(method, "/pid", &[]);
         assert_eq!(reply.status, 404);
         compare(&document, "/pid", &method.to_lowercase(), &reply);
         seen.insert(("/pid".to_owned(), method.to_lowercase(), "404".to_owned()));
+    }
+
+    let set = "/checkpoints/{checkpoint}/working-sets/{set}";
+    let id = folder.get("/checkpoints/store/pid").json()["checkpoint_id"].as_str().unwrap().to_owned();
+    let trace =
+        format!("{{\"format\": \"pageferry-trace\", \"version\": 1, \"checkpoint_id\": \"{id}\", \"frames\": [0]}}");
+    for (path, body, status) in [
+        ("/checkpoints/store/working-sets/main", trace.clone(), 201),
+        ("/checkpoints/store/working-sets/a%20b", trace.clone(), 400),
+        ("/checkpoints/none/working-sets/main", trace.clone(), 404),
+        ("/checkpoints/dump/working-sets/main", trace.clone(), 409),
+        ("/checkpoints/store/working-sets/main", String::new(), 413),
+        ("/checkpoints/store/working-sets/main", trace.replace("[0]", "[999999]"), 422),
+    ] {
+        // It is refused before it is sent.
+        let headers: &[&str] = if body.is_empty() { &["Content-Length: 4194305"] } else { &[] };
+        let reply = request(folder.address, "PUT", path, headers, body.as_bytes());
+        assert_eq!(reply.status, status, "PUT {path}: {}", reply.text());
+        compare(&document, set, "put", &reply);
+        seen.insert((set.to_owned(), "put".to_owned(), status.to_string()));
     }
 
     // What is documented and was not seen needs a broken store, a slow client, or a server that is not ready.

@@ -1,7 +1,7 @@
 //! `POST /pid/{pid}/pages`: many ranges in one answer.
 
 use super::{
-    Shared, bytes,
+    Shared, body as request_body, bytes,
     pages::too_large,
     params::{self, PathOf},
 };
@@ -18,14 +18,14 @@ use crate::{
     walk::Walk,
 };
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::State,
     response::Response,
 };
 use criu_images::{PAGE_SIZE, PageRange, Pid};
 use futures::{Stream, stream};
 use http::{HeaderMap, HeaderValue, header};
-use std::{sync::Arc, time::Duration, vec};
+use std::{sync::Arc, vec};
 
 pub(super) async fn bulk(
     State(app): Shared,
@@ -37,7 +37,8 @@ pub(super) async fn bulk(
     let served = app.served().await?;
     let pid = params::pid(&pid)?;
     served.memory(pid)?;
-    let body = read_body(&request, body, app.limits.stall).await?;
+    request_body::is_json(&request)?;
+    let body = request_body::read(&request, body, MAX_BODY, app.limits.stall).await?;
     let ranges = parse(&body)?;
     let pages = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.pages()));
     let place = admission.place(Size::Pages(pages.saturating_mul(PAGE_SIZE))).await?;
@@ -56,48 +57,6 @@ pub(super) async fn bulk(
     };
     *response.headers_mut() = headers;
     Ok(response)
-}
-
-async fn read_body(request: &HeaderMap, body: Body, patience: Duration) -> Result<Bytes, Problem> {
-    let media_type = request.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(
-            Kind::NotJson,
-            format!(
-                "The body is {}.",
-                if essence.is_empty() { "of no type".to_owned() } else { address::quoted(essence) }
-            ),
-            "Send Content-Type: application/json, with curl: -H 'Content-Type: application/json'.",
-        ));
-    }
-    let length = request.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(body_too_large());
-    }
-    match tokio::time::timeout(patience, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error))
-            if std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>()) =>
-        {
-            Err(body_too_large())
-        }
-        Ok(Err(error)) => Err(Problem::new(Kind::BadBody, format!("The body broke off: {error}."), "Send it again.")),
-        Err(_) => Err(Problem::new(
-            Kind::SlowBody,
-            format!("The body was not there after {} seconds.", patience.as_secs()),
-            "Send it again, at once.",
-        )
-        .header(header::CONNECTION, "close")),
-    }
-}
-
-fn body_too_large() -> Problem {
-    Problem::new(
-        Kind::TooLarge,
-        format!("The body has more than {MAX_BODY} bytes."),
-        format!("Send at most {MAX_RANGES} ranges at once."),
-    )
 }
 
 /// `["start-end", ...]`.

@@ -1,5 +1,6 @@
 //! What is served where: one table, which the router is made from and `openapi.yaml` is compared with.
 
+mod body;
 mod bulk;
 mod bytes;
 mod checkpoints;
@@ -12,6 +13,7 @@ mod pages;
 mod params;
 mod service;
 mod tasks;
+mod working_sets;
 
 use crate::{
     auth,
@@ -26,7 +28,7 @@ use crate::{
 };
 use axum::{
     Router,
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, get, post, put},
 };
 use http::{Method, StatusCode, header};
 use std::sync::{Arc, OnceLock};
@@ -138,6 +140,7 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/checkpoints", methods: READ },
     Route { path: "/checkpoints/{checkpoint}/{path}", methods: READ },
     Route { path: "/checkpoints/{checkpoint}/pid/{pid}/pages", methods: &["POST"] },
+    Route { path: "/checkpoints/{checkpoint}/working-sets/{set}", methods: &["PUT"] },
     Route { path: "/healthz", methods: READ },
     Route { path: "/readyz", methods: READ },
     Route { path: "/metrics", methods: READ },
@@ -160,6 +163,7 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/checkpoints" => get(checkpoints::list),
         "/checkpoints/{checkpoint}/{path}" => get(checkpoints::below),
         "/checkpoints/{checkpoint}/pid/{pid}/pages" => post(checkpoints::below),
+        "/checkpoints/{checkpoint}/working-sets/{set}" => put(working_sets::put),
         "/healthz" => get(service::healthz),
         "/readyz" => get(service::readyz),
         "/metrics" => get(service::metrics),

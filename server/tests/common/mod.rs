@@ -13,7 +13,7 @@ use criu_images::{
     testing::{Dump, Pages, Task, Vma, page},
 };
 use page_store::write::{LocalSink, Options, split};
-use pageferry_server::{Server, limits::Limits};
+use pageferry_server::{Doors, Server, limits::Limits};
 use std::{
     fs,
     net::SocketAddr,
@@ -161,13 +161,17 @@ impl Running {
     }
 
     pub fn with(location: &Path, limits: Limits) -> Self {
+        Self::behind(location, limits, Doors::default())
+    }
+
+    pub fn behind(location: &Path, limits: Limits, doors: Doors) -> Self {
         let location = location.display().to_string();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (told, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
             runtime.block_on(async {
-                let server = Server::bind("127.0.0.1:0", limits).await.unwrap();
+                let server = Server::bind_all(&["127.0.0.1:0".to_owned()], doors, limits).await.unwrap();
                 let address = server.address().unwrap();
                 let open = server.open(&location);
                 let running = tokio::spawn(server.run(async {

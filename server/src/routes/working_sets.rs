@@ -1,0 +1,41 @@
+//! `PUT /checkpoints/{checkpoint}/working-sets/{set}`: what a restore has recorded makes the next one fast, wherever that is.
+
+use super::{Shared, body, params::PathOf};
+use crate::problem::{Kind, Problem};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::json;
+
+/// Bytes of a recording: some hundred thousand frames. What a set can have of them is less.
+const MOST_BYTES: usize = 4 << 20;
+/// Characters of a set's name.
+const LONGEST_NAME: usize = 64;
+
+pub(super) async fn put(
+    State(app): Shared,
+    PathOf((name, set)): PathOf<(String, String)>,
+    request: HeaderMap,
+    sent: Body,
+) -> Result<Response, Problem> {
+    if !app.doors.take_working_sets() {
+        return Err(Problem::new(
+            Kind::ReadOnly,
+            "This server takes no working sets.",
+            "Start it with --token-file, and a token that has the scope working-sets; or with --allow-working-sets.",
+        ));
+    }
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if set.is_empty() || set.len() > LONGEST_NAME || !set.bytes().all(is_name) {
+        let next = format!("Use 1 to {LONGEST_NAME} letters, digits, dots, dashes and underscores.");
+        return Err(Problem::new(Kind::BadPath, "This is no name for a working set.", next));
+    }
+    let trace = body::read(&request, sent, MOST_BYTES, app.limits.stall).await?;
+    let added = app.checkpoints()?.add_working_set(&app, &name, &set, trace).await?;
+    let answer = json!({ "name": added.name, "object": added.object.object, "frames": added.frames, "bytes": added.object.size });
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
