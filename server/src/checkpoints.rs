@@ -286,9 +286,10 @@ impl Entry {
     }
 }
 
-/// Whether it may name a checkpoint: one component of a path.
+/// Whether it may name a checkpoint: one component of a path, and of an address.
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))
+    let is_good = |c: char| !c.is_control() && !matches!(c, '/' | '\\' | '?' | '#' | '%');
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(is_good)
 }
 
 fn unknown(name: &str, next: &str) -> Problem {

@@ -52,9 +52,12 @@ fn each_has_what_the_short_paths_have() {
         // What is wrong is told as it is by the short paths.
         server.get(&path("pid/99")).problem(404, "no-such-task");
         server.get(&path("nothing/here")).problem(404, "no-such-path");
+        // What is about the server is not about a checkpoint.
+        server.get(&path("metrics")).problem(404, "no-such-path");
         assert_eq!(server.send("HEAD", &path("pid"), &[]).status, 200);
     }
     server.get("/checkpoints/three/pid").problem(404, "no-such-checkpoint");
+    server.get("/checkpoints/a%3fb/pid").problem(404, "no-such-checkpoint");
     server.get("/checkpoints/..%2fone/pid").problem(404, "no-such-checkpoint");
     server.get("/checkpoints/neither/pid").problem(404, "no-such-checkpoint");
     server.get("/pid").problem(404, "no-such-path");

@@ -173,9 +173,9 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
     })
 }
 
-/// The routes of one checkpoint, with nothing around them.
+/// The routes of one checkpoint, with nothing around them: what is about the server is at its root only, where tokens have a scope for it.
 pub(crate) fn of_one(app: Arc<App>) -> Router {
-    let routes = ROUTES.iter().filter(|route| !route.path.starts_with("/checkpoints"));
+    let routes = ROUTES.iter().filter(|route| route.path.starts_with("/pid") || route.path.starts_with("/store"));
     routed(routes).fallback(objects::at_the_root).method_not_allowed_fallback(method_not_allowed).with_state(app)
 }
 
