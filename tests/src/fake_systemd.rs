@@ -26,6 +26,10 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::{PATIENCE, Pair, eventually, tools};
 
+/// What it sends to itself.
+const CATCH_UP: &str = "CATCH UP";
+const END: &str = "END";
+
 /// One service, `pageferry-agent lazy-pages --fd-store`.
 pub struct FakeSystemd {
     /// The name of the socket, in the abstract namespace: paths below a target directory may be too long for one.
@@ -47,12 +51,20 @@ struct Store {
 struct State {
     fds: Vec<(String, OwnedFd)>,
     ready: bool,
+    /// How often it was asked to read what had come before.
+    caught_up: u64,
     ends: bool,
 }
 
 impl Store {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false` if that takes too long.
+    fn wait_until(&self, done: impl Fn(&mut State) -> bool) -> bool {
+        let waited = self.changed.wait_timeout_while(self.state(), PATIENCE, |state| !done(state));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn take(&self, message: &str, fd: Option<OwnedFd>) {
@@ -70,7 +82,8 @@ impl Store {
             state.fds.retain(|(there, _)| there != name);
         }
         state.ready |= value("READY") == Some("1");
-        state.ends |= message == "END";
+        state.caught_up += u64::from(message == CATCH_UP);
+        state.ends |= message == END;
         self.changed.notify_all();
     }
 }
@@ -100,6 +113,7 @@ impl FakeSystemd {
 
     /// Starts the service, gives it what is kept, and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
+        self.catch_up()?;
         // Only what will be the service knows its pid.
         const SCRIPT: &str = r#"LISTEN_PID=$$ exec "$@""#;
         let mut command = Command::new("setpriv");
@@ -118,20 +132,30 @@ impl FakeSystemd {
         }
         self.service = Some(command.spawn().context("starting setpriv (util-linux)")?);
         drop(command);
-        let state = self.store.state();
-        let (state, waited) = self
-            .store
-            .changed
-            .wait_timeout_while(state, PATIENCE, |state| !state.ready)
-            .unwrap_or_else(PoisonError::into_inner);
-        drop(state);
-        ensure!(!waited.timed_out(), "the service is not ready\n{}", self.log());
+        ensure!(self.store.wait_until(|state| state.ready), "the service is not ready\n{}", self.log());
+        Ok(())
+    }
+
+    /// Reads all that was sent before. systemd does so before it notices that the sender has ended (core/manager.c, the priorities of its event
+    /// sources); what a killed service had sent, the next start gets.
+    fn catch_up(&self) -> Result<()> {
+        let before = self.store.state().caught_up;
+        self.tell_itself(CATCH_UP)?;
+        let done = |state: &mut State| state.caught_up > before;
+        ensure!(self.store.wait_until(done), "the fake systemd does not read its messages");
+        Ok(())
+    }
+
+    fn tell_itself(&self, message: &str) -> Result<()> {
+        let address = SocketAddr::from_abstract_name(&self.name)?;
+        UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
         Ok(())
     }
 
     /// What is kept, by name.
-    pub fn kept(&self) -> Vec<String> {
-        self.store.state().fds.iter().map(|(name, _)| name.clone()).collect()
+    pub fn kept(&self) -> Result<Vec<String>> {
+        self.catch_up()?;
+        Ok(self.store.state().fds.iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// The service's agent and guard.
@@ -176,9 +200,7 @@ impl Drop for FakeSystemd {
         if self.service.is_some() && self.pair().processes().is_ok_and(|all| !all.is_empty()) {
             let _ = self.kill_both();
         }
-        let to = SocketAddr::from_abstract_name(&self.name);
-        let told = to.and_then(|to| UnixDatagram::unbound()?.send_to_addr(b"END", &to));
-        if let (Ok(_), Some(receiver)) = (told, self.receiver.take()) {
+        if let (Ok(()), Some(receiver)) = (self.tell_itself(END), self.receiver.take()) {
             let _ = receiver.join();
         }
         if std::thread::panicking() {

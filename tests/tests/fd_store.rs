@@ -43,7 +43,7 @@ fn agent_and_guard_killed_at_once_lose_nothing() -> Result<()> {
         let status = systemd.wait()?;
         let log = systemd.log();
         assert!(status.success() && !log.contains("ERROR"), "{status}\n{log}");
-        assert_eq!(systemd.kept(), Vec::<String>::new(), "{log}");
+        assert_eq!(systemd.kept()?, Vec::<String>::new(), "{log}");
         checkpoint.check(&cell)?;
     }
     Ok(())
@@ -78,7 +78,7 @@ fn an_upgrade_is_a_pause() -> Result<()> {
     let status = systemd.wait()?;
     let log = systemd.log();
     assert!(status.success() && !log.contains("ERROR"), "{status}\n{log}");
-    assert_eq!(systemd.kept(), Vec::<String>::new(), "{log}");
+    assert_eq!(systemd.kept()?, Vec::<String>::new(), "{log}");
     Ok(())
 }
 
@@ -102,7 +102,7 @@ fn both_killed_at_random_moments() -> Result<()> {
             // It may have completed all, and ended, before.
             if !systemd.pair().processes()?.is_empty() {
                 systemd.kill_both()?;
-                if !systemd.kept().is_empty() {
+                if !systemd.kept()?.is_empty() {
                     systemd.start()?;
                 }
             }
@@ -113,7 +113,7 @@ fn both_killed_at_random_moments() -> Result<()> {
         assert!(!systemd.log().contains("ERROR"), "{}", systemd.log());
         cell.end();
         systemd.wait()?;
-        assert_eq!(systemd.kept(), Vec::<String>::new(), "{}", systemd.log());
+        assert_eq!(systemd.kept()?, Vec::<String>::new(), "{}", systemd.log());
     }
     trial.report(&format!("{} restores, all right", trial.count));
     Ok(())
