@@ -153,7 +153,8 @@ pub struct LazyPagesArgs {
     #[arg(short, long)]
     pub daemon: bool,
     /// Have systemd hold the memory's descriptors (its fd store), so that a restart of the service loses nothing: for a unit with
-    /// Type=notify, NotifyAccess=all and FileDescriptorStoreMax=. SIGUSR2 then means: leave at once, another start goes on.
+    /// Type=notify, NotifyAccess=all and FileDescriptorStoreMax=. SIGUSR2 then means: leave at once, with exit code 75;
+    /// another start goes on (RestartForceExitStatus=75).
     #[arg(long, conflicts_with_all = ["daemon", "no_guard_process"])]
     pub fd_store: bool,
     /// With --daemon: write the pid here (relative to the work directory).

@@ -130,6 +130,16 @@ impl Systemd {
         Ok(value.trim().to_owned())
     }
 
+    /// Waits until it has started a pager again by itself, after so many times before.
+    pub fn has_restarted(&self, name: &str, starts: u32) -> Result<()> {
+        eventually(|| {
+            let now: u32 = self.property(name, "NRestarts")?.parse()?;
+            let is_active = self.property(name, "ActiveState")? == "active";
+            ensure!(now > starts && is_active, "not restarted\n{}", self.log());
+            Ok(())
+        })
+    }
+
     /// Ends agent and guard of a pager at once: neither can do anything about the death of the other.
     pub fn kill_both(&self, name: &str) -> Result<()> {
         let mark = PathBuf::from("/run/pageferry").join(name);

@@ -180,6 +180,12 @@ impl FdStore {
         }
     }
 
+    /// All was done before this run began. One that ends before it was ready has failed, says systemd, and starts another.
+    pub(crate) fn is_over(&self) {
+        self.ready_but("everything was done already");
+        self.clear();
+    }
+
     /// Nothing in the store is of use any more.
     pub(crate) fn clear(&self) {
         let Some(mut state) = self.state() else { return };

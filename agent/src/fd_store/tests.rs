@@ -82,6 +82,20 @@ fn what_an_earlier_run_left_and_nobody_needs_is_removed() {
 }
 
 #[test]
+fn a_run_with_nothing_left_to_do_is_ready_before_it_ends() {
+    let (store, socket, _folder) = store();
+    socket.set_nonblocking(false).unwrap();
+    let systemd = std::thread::spawn(move || {
+        let texts = std::iter::from_fn(|| receive(&socket)).map(|(text, _)| text);
+        texts.take_while(|text| text != "BARRIER=1").collect::<Vec<_>>()
+    });
+    store.is_over();
+    let texts = systemd.join().unwrap();
+    let removed = ["FDSTOREREMOVE=1\nFDNAME=fd91.p7", "FDSTOREREMOVE=1\nFDNAME=fd90.header", "STOPPING=1"];
+    assert!(texts[0].starts_with("READY=1\n") && texts[1..] == removed, "{texts:?}");
+}
+
+#[test]
 fn names_that_do_not_fit_the_descriptors_are_refused() {
     assert_eq!(listed::parse("2", "fd9.header:other").unwrap(), [(3, "fd9.header".into()), (4, "other".into())]);
     assert!(listed::parse("2", "fd9.header").is_err() && listed::parse("x", "").is_err());

@@ -58,6 +58,9 @@ use std::{
 
 /// This program.
 const PROGRAM: &str = "/proc/self/exe";
+/// The exit code of one that leaves everything to the next start. Not 0, after which systemd would start nothing and close what it holds, if somebody
+/// else than itself has sent the signal; the unit in `contrib/systemd` has it started again. (EX_TEMPFAIL, sysexits.h)
+const LEFT: u8 = 75;
 
 /// How an agent is guarded, or that it is not. Cloning it shares it.
 #[derive(Clone, Debug, Default)]
@@ -188,8 +191,8 @@ impl Guarded {
     /// Ends agent and guard at once, as systemd has all that the next start needs. Returns only if it has not.
     pub(crate) fn leave(&self) {
         if self.store().is_some_and(FdStore::is_dealt_with) {
-            self.ends(0);
-            crate::uffd::leave(0)
+            self.ends(LEFT);
+            crate::uffd::leave(LEFT.into())
         }
     }
 

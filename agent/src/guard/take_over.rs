@@ -149,7 +149,7 @@ fn folder(dir: OwnedFd) -> Option<(PathBuf, File)> {
 pub(super) fn tidy_up(header: &Header, store: &FdStore) -> ! {
     let scratch = header.inherit_fd(Word::Scratch).ok().flatten().and_then(folder);
     drop(scratch.map(|(path, dir)| ScratchDir::adopt(path, dir)));
-    store.clear();
+    store.is_over();
     uffd::leave(0)
 }
 
