@@ -126,7 +126,7 @@ pub(super) struct CopyArgs {
     #[arg(value_name = "STORE")]
     pub(super) from: String,
     /// Where the copy is to be: a folder that is empty or does not exist, or s3://, gs://, az://
-    #[arg(value_name = "STORE")]
+    #[arg(value_name = "STORE", value_parser = writable)]
     pub(super) to: String,
     /// Replace the store that is there
     #[arg(long)]
@@ -157,7 +157,7 @@ pub(super) struct SplitArgs {
     pub(super) checkpoint: PathBuf,
     /// Where the store is to be: a folder that is empty or does not exist; or a place in an object store (s3://, gs://, az://), to which it
     /// goes while it is made
-    #[arg(long)]
+    #[arg(long, value_parser = writable)]
     pub(super) store: String,
     /// Also unpack the slim dump, there (it is in the store, too)
     #[arg(long, value_name = "DIR")]
@@ -194,6 +194,7 @@ pub(super) struct VerifyArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct WorkingSetArgs {
     /// The store: a folder of this machine, or a place in an object store (s3://, gs://, az://)
+    #[arg(value_parser = writable)]
     pub(super) store: String,
     /// What `pageferry-agent --record` wrote; can be given several times
     #[arg(long, value_name = "FILE", required = true)]
@@ -214,4 +215,14 @@ pub(super) struct InspectArgs {
     #[arg(long, default_value_t = DEFAULT_LEVEL, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub(super) level: i32,
+}
+
+/// A path or address that something can be written to.
+fn writable(text: &str) -> Result<String, String> {
+    match text.split_once("://") {
+        Some((scheme @ ("http" | "https"), _)) => {
+            Err(format!("nothing can be written to {scheme}:// addresses; use a path, s3://, gs:// or az://"))
+        }
+        _ => Ok(text.to_owned()),
+    }
 }

@@ -1,7 +1,13 @@
 //! Disks that have no room, or are not written to.
 
 use nix::unistd::geteuid;
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
 
 /// A file system of its own, so small that it fills.
 pub(crate) struct SmallDisk(pub(crate) PathBuf);
@@ -27,8 +33,17 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
-        assert!(std::thread::panicking() || unmounted.unwrap().success());
+        // A process that another test is just starting has our descriptors until it is another program.
+        let mut left = 100;
+        let mut unmount = || Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+        while !unmount().is_ok_and(|status| status.success()) {
+            left -= 1;
+            assert!(left > 0 || std::thread::panicking(), "{} cannot be unmounted", self.0.display());
+            if left <= 0 {
+                break;
+            }
+            sleep(Duration::from_millis(50));
+        }
         let _ = fs::remove_dir(&self.0);
     }
 }
