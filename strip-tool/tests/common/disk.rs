@@ -35,7 +35,7 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // A process that another test is just starting has our descriptors until it is another program.
         let mut left = 100;
-        let mut unmount = || Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+        let unmount = || Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
         while !unmount().is_ok_and(|status| status.success()) {
             left -= 1;
             assert!(left > 0 || std::thread::panicking(), "{} cannot be unmounted", self.0.display());
