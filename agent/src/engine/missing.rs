@@ -92,14 +92,26 @@ impl Engine {
         }
     }
 
-    /// Looks up which processes CRIU has restored, while it is still there.
+    /// Looks up which processes CRIU has made, with each that it hands over: when the restore is finished, CRIU may be gone sooner than anybody can
+    /// look, and who descended from it cannot be told any more.
+    pub(super) fn see_tree(&mut self) {
+        if self.given_up.policy == OnMissing::Kill {
+            let tasks: HashSet<_> = self.pids.iter().copied().flatten().collect();
+            let criu = self.connection.as_ref().and_then(Connection::peer);
+            let seen = criu.map(|criu| Tree::restored_by(criu, &tasks)).unwrap_or_default();
+            if seen.len() > self.tree.len() {
+                self.tree = seen;
+            }
+        }
+    }
+
+    /// The same for the last time.
     pub(super) fn find_tree(&mut self) -> Result<()> {
         if self.given_up.policy != OnMissing::Kill {
             return Ok(());
         }
+        self.see_tree();
         let tasks: HashSet<_> = self.pids.iter().copied().flatten().collect();
-        let criu = self.connection.as_ref().and_then(Connection::peer);
-        self.tree = criu.map(|criu| Tree::restored_by(criu, &tasks)).unwrap_or_default();
         if self.tree.len() < tasks.len() {
             tracing::warn!(
                 "--on-missing kill: {} of the {} restored processes can be seen from here; start the agent where their pids are visible",

@@ -437,6 +437,7 @@ impl Engine {
                     let known = Known::task(layout, fd);
                     tracing::debug!("{}: {} pages to come", known.name, known.space.missing_pages());
                     self.adopt(known, uffd)?;
+                    self.see_tree();
                     return Ok(());
                 }
                 Message::RestoreFinished => {
