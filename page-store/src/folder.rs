@@ -1,5 +1,10 @@
 //! Folders that are stores or hold them, wherever they are: what is below them, what can be removed there.
 
+mod neighbours;
+
+pub use neighbours::Neighbours;
+pub(crate) use neighbours::neighbours_of;
+
 use crate::{
     Error, MANIFEST_NAME, Manifest, Result, Store,
     backend::blocking,
@@ -43,6 +48,12 @@ impl Folder {
             }
             _ => Ok(Self(Kind::Local(text.into()))),
         }
+    }
+
+    /// The place that a bucket stands for.
+    pub(crate) fn of(bucket: Bucket) -> Self {
+        let address = bucket.describe("").trim_end_matches('/').to_owned();
+        Self(Kind::Bucket(bucket, address))
     }
 
     /// The last part of it.

@@ -29,7 +29,7 @@ pub use backend::{
     Look, Mirrors, ObjectBackend, Token, read_range,
 };
 pub use error::{Error, Result, Retry};
-pub use folder::Folder;
+pub use folder::{Folder, Neighbours};
 pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
 };

@@ -2,15 +2,17 @@
 
 mod check;
 
-use crate::{Error, FRAME_PAGES, Result};
+use crate::{Error, FRAME_PAGES, Result, names};
 use criu_images::{PAGE_SIZE, Pid};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 
 /// [`Manifest::format`].
 pub const FORMAT: &str = "pageferry-store";
-/// [`Manifest::version`].
+/// [`Manifest::version`] of a store that has all its packs itself.
 pub const VERSION: u32 = 1;
+/// [`Manifest::version`] of a store that shares packs of a store beside it: a reader of version 1 would look for them in the wrong place.
+pub const VERSION_SHARING: u32 = 2;
 /// Most bytes of a manifest: 20 times what a terabyte needs.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
@@ -19,7 +21,7 @@ pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 pub struct Manifest {
     /// Always `pageferry-store`.
     pub format: String,
-    /// Version of the format; 1.
+    /// Version of the format: 1, or 2 if it shares packs of stores beside it.
     pub version: u32,
     /// Bytes; 4096.
     pub page_size: u64,
@@ -68,9 +70,11 @@ impl Manifest {
         if head.format != FORMAT {
             return Err(unsupported(format!("its format is {:?}, a page store's is {FORMAT:?}", head.format)));
         }
-        if head.version != u64::from(VERSION) {
+        if ![VERSION, VERSION_SHARING].map(u64::from).contains(&head.version) {
             let version = head.version;
-            let what = format!("store version {version}, made by a newer pageferry (this one reads version {VERSION})");
+            let what = format!(
+                "store version {version}, made by a newer pageferry (this one reads versions {VERSION} and {VERSION_SHARING})"
+            );
             return Err(unsupported(what));
         }
         let manifest: Self = serde_json::from_slice(json).map_err(broken)?;
@@ -103,6 +107,29 @@ impl Manifest {
             .chain(self.working_sets.iter().map(|set| &set.object))
     }
 
+    /// The objects that are below the store itself: all but packs of stores beside it.
+    pub fn own_objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.objects().filter(|object| object.sibling().is_none())
+    }
+
+    /// The same for a place where nothing is beside it: all packs are its own, in the same order.
+    pub fn standalone(&self) -> Self {
+        let mut manifest = self.clone();
+        for pack in &mut manifest.packs {
+            if let Some((_, object)) = pack.object.sibling() {
+                pack.object.object = object.to_owned();
+            }
+        }
+        manifest.version = Self::version_for(&manifest.packs);
+        manifest
+    }
+
+    /// The version that its packs call for.
+    pub fn version_for(packs: &[PackObject]) -> u32 {
+        let shares = packs.iter().any(|pack| pack.object.sibling().is_some());
+        if shares { VERSION_SHARING } else { VERSION }
+    }
+
     /// Position of a task in [`Manifest::tasks`].
     pub fn task_position(&self, pid: Pid) -> Option<usize> {
         self.tasks.iter().position(|t| t.pid == pid.get())
@@ -125,12 +152,19 @@ fn words(error: &impl Display) -> String {
 /// An immutable object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectRef {
-    /// Name relative to the store.
+    /// Name relative to the store; `../<sibling>/packs/<digest>.pack` for a pack that it shares with a store beside it.
     pub object: String,
     /// Bytes.
     pub size: u64,
     /// BLAKE3 of all of it, 64 hex digits.
     pub blake3: String,
+}
+
+impl ObjectRef {
+    /// The name of the store beside this one that has it, and its name there; `None` for an object of the store itself.
+    pub fn sibling(&self) -> Option<(&str, &str)> {
+        names::shared(&self.object)
+    }
 }
 
 /// A task.

@@ -14,6 +14,7 @@
 //! The slim dump and the manifest follow, and nothing is visible before [`ObjectSink::commit`]. The same checkpoint gives the
 //! same bytes on any machine: where a batch ends depends on addresses only, and every decision is taken by one thread in order.
 
+mod base;
 mod batch;
 mod dedup;
 pub(crate) mod describe;
@@ -26,6 +27,7 @@ mod slim;
 #[cfg(test)]
 mod tests;
 
+pub use base::{Base, BaseFrame};
 pub use local::LocalSink;
 pub(crate) use objects::put;
 pub use remote::{Conditions, RemoteSink};
@@ -115,20 +117,34 @@ pub fn split(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Manifest> {
+    split_with(checkpoint, Base::none(), sink, options, progress)
+}
+
+/// The same, but pages that `base` has are not stored again, as far as memory that lies together stays together.
+///
+/// The base must still be there once this returns, and name the packs that it named: whoever removes it looks first who else does, but cannot
+/// see a store before it is committed.
+pub fn split_with(
+    checkpoint: &Checkpoint,
+    base: Base,
+    sink: &dyn ObjectSink,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Manifest> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let map = dedup::PageMap::new();
+    let base_pages = base.stored_pages;
     let pipeline::Written { packs, index, counts } =
-        pipeline::run(checkpoint, sink, options.level, progress, threads, map)?;
+        pipeline::run(checkpoint, sink, options.level, progress, threads, base)?;
     let (slim, checkpoint_id) = slim::write_slim(checkpoint, sink, options.tripwire, &index, progress)?;
     let manifest = Manifest {
         format: manifest::FORMAT.into(),
-        version: manifest::VERSION,
+        version: Manifest::version_for(&packs),
         page_size: PAGE_SIZE,
         frame_pages: FRAME_PAGES,
         checkpoint_id,
         image_version: checkpoint.image_version,
         tasks: describe::task_entries(checkpoint),
-        totals: describe::totals(checkpoint, counts, packs.iter().map(|p| p.object.size).sum()),
+        totals: describe::totals(checkpoint, counts, base_pages, packs.iter().map(|p| p.object.size).sum()),
         index,
         packs,
         slim,

@@ -115,7 +115,7 @@ async fn what_is_no_store_says_so() {
         ("[]", "not a page store's manifest"),
         ("{}", "not a page store's manifest"),
         ("{\"format\": \"other\", \"version\": 1}", "\"other\""),
-        ("{\"format\": \"pageferry-store\", \"version\": 2, \"x\": []}", "made by a newer pageferry"),
+        ("{\"format\": \"pageferry-store\", \"version\": 3, \"x\": []}", "made by a newer pageferry"),
         ("{\"format\": \"pageferry-store\", \"version\": 1}", "missing field"),
     ] {
         fs::write(dir.path().join(MANIFEST_NAME), json).unwrap();

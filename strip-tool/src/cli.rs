@@ -66,6 +66,7 @@ fn run(args: &Args) -> Result<ExitCode> {
                 checkpoint: a.checkpoint.clone(),
                 store: a.store.clone(),
                 slim: a.slim.clone(),
+                base: a.base.clone(),
                 replace: a.replace,
                 conditions: a.put.conditions(),
                 write,

@@ -55,24 +55,26 @@ pub async fn copy(options: &CopyOptions, meter: &Meter, stop: &Stop) -> Result<C
     ensure!(!is_raw, "{} is a raw checkpoint; `pageferry-strip split` makes a store of it anywhere", options.from);
     let sink = create(&options.to, options.replace, options.conditions)?;
     meter.begin("copy", manifest.objects().map(|object| object.size).sum());
-    let one = |object: &ObjectRef| {
-        let object = object.clone();
+    // What it shares with stores beside it becomes the copy's own.
+    let copy = manifest.standalone();
+    let one = |(object, name): &(ObjectRef, String)| {
+        let (object, name) = (object.clone(), name.clone());
         let (store, sink) = (&store, &*sink);
         async move {
-            if sink.has(&object) {
+            if sink.has(&ObjectRef { object: name.clone(), ..object.clone() }) {
                 meter.advance(object.size);
                 return Ok(None);
             }
-            with_retries(store, || copy_object(store, sink, &object)).await?;
+            with_retries(store, || copy_object(store, sink, &object, &name)).await?;
             meter.advance(object.size);
             Ok::<_, Error>(Some(object.size))
         }
     };
-    let objects: Vec<_> = manifest.objects().cloned().collect();
+    let objects: Vec<_> = manifest.objects().cloned().zip(copy.objects().map(|object| object.object.clone())).collect();
     let copied = async { Ok(stream::iter(&objects).map(one).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?) };
     let copied = stop.or(copied).await?;
     stop.check()?;
-    sink.commit(&manifest.to_json()?).with_context(|| format!("cannot finish {}", options.to))?;
+    sink.commit(&copy.to_json()?).with_context(|| format!("cannot finish {}", options.to))?;
     meter.end();
     let sizes: Vec<u64> = copied.iter().flatten().copied().collect();
     Ok(CopyReport {
@@ -85,7 +87,7 @@ pub async fn copy(options: &CopyOptions, meter: &Meter, stop: &Stop) -> Result<C
     })
 }
 
-async fn copy_object(store: &Store, sink: &dyn StoreSink, object: &ObjectRef) -> Result<(), Error> {
+async fn copy_object(store: &Store, sink: &dyn StoreSink, object: &ObjectRef, name: &str) -> Result<(), Error> {
     let mut writer = sink.begin()?;
     let mut hasher = blake3::Hasher::new();
     let failed = |source| Error::Io { object: object.object.clone(), source };
@@ -107,7 +109,7 @@ async fn copy_object(store: &Store, sink: &dyn StoreSink, object: &ObjectRef) ->
         });
     }
     writer.flush().map_err(failed)?;
-    writer.finish(&object.object)
+    writer.finish(name)
 }
 
 impl fmt::Display for CopyReport {

@@ -28,8 +28,10 @@ pub struct Listed {
     pub tasks: usize,
     /// Pages of the original dump.
     pub dumped: u64,
-    /// All objects.
+    /// Its own objects.
     pub stored: u64,
+    /// Packs of stores beside it that it shares.
+    pub shared: u64,
     /// Names of working sets.
     pub working_sets: Vec<String>,
     /// Why it cannot be read, if it cannot.
@@ -49,6 +51,7 @@ pub async fn list(location: &str) -> Result<ListReport> {
             tasks: 0,
             dumped: 0,
             stored: 0,
+            shared: 0,
             working_sets: Vec::new(),
             problem: None,
         };
@@ -59,7 +62,8 @@ pub async fn list(location: &str) -> Result<ListReport> {
                 listed.programs.dedup();
                 listed.tasks = manifest.tasks.len();
                 listed.dumped = manifest.totals.dumped_pages * criu_images::PAGE_SIZE;
-                listed.stored = manifest.objects().map(|object| object.size).sum();
+                listed.stored = manifest.own_objects().map(|object| object.size).sum();
+                listed.shared = manifest.objects().map(|object| object.size).sum::<u64>() - listed.stored;
                 listed.working_sets = manifest.working_sets.iter().map(|set| set.name.clone()).collect();
                 listed.checkpoint_id = Some(manifest.checkpoint_id);
             }
@@ -83,7 +87,11 @@ impl fmt::Display for ListReport {
             }
             let (stored, dumped) = (human::bytes(listed.stored), human::bytes(listed.dumped));
             let (tasks, programs) = (listed.tasks, listed.programs.join(", "));
-            writeln!(f, "{:width$}  {stored:>10} of {dumped:<10}  {tasks} tasks ({programs})", listed.store)?;
+            let shared = match listed.shared {
+                0 => String::new(),
+                shared => format!(", shares {}", human::bytes(shared)),
+            };
+            writeln!(f, "{:width$}  {stored:>10} of {dumped:<10}  {tasks} tasks ({programs}){shared}", listed.store)?;
         }
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! `split`: a checkpoint directory to a page store, and to a slim dump.
 
+mod base;
 mod slim_dir;
 
 use crate::{Meter, Stop, human};
 use anyhow::{Result, bail};
+use base::SharedBase;
 use criu_images::{Checkpoint, ImageDir, PAGE_SIZE};
 use page_store::{
-    Manifest,
-    write::{Conditions, ObjectSink, Options, Progress, create},
+    Manifest, PackObject,
+    write::{Base, Conditions, ObjectSink, Options, Progress, create},
 };
 use serde::Serialize;
 use slim_dir::WithSlimDir;
@@ -27,6 +29,8 @@ pub struct SplitOptions {
     pub store: String,
     /// Where the slim dump is to be unpacked, if anywhere: it is an object of the store, too.
     pub slim: Option<PathBuf>,
+    /// Path or address of a store beside it, of which pages are not stored again.
+    pub base: Option<String>,
     /// Whether a store that is there already is replaced.
     pub replace: bool,
     /// Whether `checkpoint.json` is put only if nobody else has put one meanwhile; for object stores.
@@ -68,15 +72,17 @@ pub struct Sizes {
     pub distinct: u64,
     /// Pages in the store, not compressed: the distinct ones and those stored again to keep memory together.
     pub stored_plain: u64,
-    /// Packs.
+    /// Its own packs.
     pub packs: u64,
+    /// Packs of stores beside it that it shares.
+    pub shared: u64,
     /// Index.
     pub index: u64,
     /// The slim dump as an object.
     pub slim: u64,
     /// The slim dump, unpacked.
     pub slim_unpacked: u64,
-    /// All objects together.
+    /// Its own objects together.
     pub stored: u64,
     /// `dumped` divided by `stored`.
     pub ratio: f64,
@@ -88,14 +94,18 @@ impl Sizes {
         let totals = &manifest.totals;
         let index = manifest.index.iter().map(|part| part.object.size).sum();
         let slim = manifest.slim.object.size;
-        let (dumped, stored) = (totals.dumped_pages * PAGE_SIZE, totals.pack_bytes + index + slim);
+        let is_shared = |pack: &&PackObject| pack.object.sibling().is_some();
+        let shared = manifest.packs.iter().filter(is_shared).map(|pack| pack.object.size).sum();
+        let packs = totals.pack_bytes - shared;
+        let (dumped, stored) = (totals.dumped_pages * PAGE_SIZE, packs + index + slim);
         Self {
             dumped,
             lazy: totals.lazy_pages * PAGE_SIZE,
             zero: totals.zero_pages * PAGE_SIZE,
             distinct: totals.distinct_pages * PAGE_SIZE,
             stored_plain: totals.stored_pages * PAGE_SIZE,
-            packs: totals.pack_bytes,
+            packs,
+            shared,
             index,
             slim,
             slim_unpacked: manifest.slim.unpacked,
@@ -113,7 +123,11 @@ impl fmt::Display for Sizes {
         writeln!(f, "distinct  {}", bytes(self.distinct))?;
         let parts = [("packs", self.packs), ("index", self.index), ("slim dump", self.slim)];
         let parts: Vec<String> = parts.iter().map(|(what, n)| format!("{what} {}", bytes(*n))).collect();
-        writeln!(f, "stored    {} ({}): {:.1}x smaller", bytes(self.stored), parts.join(", "), self.ratio)
+        writeln!(f, "stored    {} ({}): {:.1}x smaller", bytes(self.stored), parts.join(", "), self.ratio)?;
+        if self.shared > 0 {
+            writeln!(f, "shares    {} of packs with stores beside it", bytes(self.shared))?;
+        }
+        Ok(())
     }
 }
 
@@ -171,15 +185,22 @@ pub fn split(options: &SplitOptions, meter: &Meter, stop: &Stop) -> Result<Split
     let checkpoint = open_checkpoint(&options.checkpoint)?;
     check_apart(options)?;
     let sink = create(&options.store, options.replace, options.conditions)?;
+    let shared = options.base.as_ref().map(|base| SharedBase::read(base, &options.store, meter, stop)).transpose()?;
+    let (base, shared) = shared.unzip();
     meter.begin("split", lazy_bytes(&checkpoint));
     let manifest = match &options.slim {
-        None => write(&checkpoint, &*sink, options, meter, stop)?,
+        None => write(&checkpoint, base, &*sink, options, meter, stop)?,
         Some(dir) => {
             let with_slim = WithSlimDir::create(&*sink, dir, stop)?;
-            write(&checkpoint, &with_slim, options, meter, stop)?
+            write(&checkpoint, base, &with_slim, options, meter, stop)?
         }
     };
     meter.end();
+    // Its lock and its folder for what grows must not be in the way.
+    drop(sink);
+    if let Some(shared) = shared {
+        shared.check(&manifest, options.slim.as_deref())?;
+    }
     let seconds = began.elapsed().as_secs_f64();
     let sizes = Sizes::of(&manifest);
     Ok(SplitReport {
@@ -195,12 +216,17 @@ pub fn split(options: &SplitOptions, meter: &Meter, stop: &Stop) -> Result<Split
 
 fn write(
     checkpoint: &Checkpoint,
+    base: Option<Base>,
     sink: &dyn ObjectSink,
     options: &SplitOptions,
     meter: &Meter,
     stop: &Stop,
 ) -> Result<Manifest> {
-    let written = page_store::write::split(checkpoint, sink, &options.write, &Run { meter, stop });
+    let run = Run { meter, stop };
+    let written = match base {
+        Some(base) => page_store::write::split_with(checkpoint, base, sink, &options.write, &run),
+        None => page_store::write::split(checkpoint, sink, &options.write, &run),
+    };
     // Being stopped shows as some error of the writer's; the signal says it better.
     written.or_else(|e| stop.check().and(Err(e.into())))
 }

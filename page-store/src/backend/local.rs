@@ -48,7 +48,7 @@ impl LocalBackend {
     }
 
     fn path(&self, object: &str) -> Result<PathBuf> {
-        if names::is_safe(object) {
+        if names::is_object(object) {
             return Ok(self.root.join(object));
         }
         let what = format!("{object:?} is not a name that a store can have");

@@ -96,11 +96,20 @@ impl Bucket {
 
     /// Where an object is; an error for a name that no store has.
     pub(crate) fn path(&self, object: &str) -> Result<Path> {
-        let whole = match self.prefix.as_ref() {
+        let below = |prefix: &str, object: &str| match prefix {
             "" => object.to_owned(),
             prefix => format!("{prefix}/{object}"),
         };
-        let path = if names::is_safe(object) { Path::parse(whole).ok() } else { None };
+        let prefix = self.prefix.as_ref();
+        let whole = match names::shared(object) {
+            // A store that is a whole bucket has nothing beside it.
+            Some((sibling, pack)) if !prefix.is_empty() => {
+                let parent = prefix.rsplit_once('/').map_or("", |(parent, _)| parent);
+                Some(below(parent, &below(sibling, pack)))
+            }
+            _ => names::is_safe(object).then(|| below(prefix, object)),
+        };
+        let path = whole.and_then(|whole| Path::parse(whole).ok());
         path.ok_or_else(|| {
             let what = format!("{object:?} is not a name that a store can have");
             Error::Unsupported { object: self.address.clone(), what }

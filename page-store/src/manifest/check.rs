@@ -1,6 +1,6 @@
 //! Whether a manifest holds together.
 
-use super::{FORMAT, Manifest, ObjectRef, PackEncoding, PackObject, VERSION};
+use super::{FORMAT, Manifest, ObjectRef, PackEncoding, PackObject};
 use crate::{
     FRAME_BYTES, FRAME_PAGES, MANIFEST_NAME,
     index::{MAX_PAGES, MAX_PART_FRAMES, MAX_PART_STORED},
@@ -36,12 +36,14 @@ fn sum(values: impl IntoIterator<Item = u64>) -> Option<u64> {
 impl Manifest {
     /// The first thing that cannot be.
     pub(super) fn check(&self) -> Check {
-        let head = self.format == FORMAT && self.version == VERSION;
-        ensure(head, || "format".into(), format!("not {FORMAT:?} version {VERSION}"))?;
+        ensure(self.format == FORMAT, || "format".into(), format!("not {FORMAT:?}"))?;
         ensure(is_digest(&self.checkpoint_id), || "checkpoint_id".into(), "not 64 lower-case hex digits")?;
         self.check_tasks()?;
         self.check_index()?;
         self.check_packs()?;
+        let version = Self::version_for(&self.packs);
+        let why = format!("{} with packs that call for {version}", self.version);
+        ensure(self.version == version, || "version".into(), why)?;
         object(&self.slim.object, "slim", "tar.zst", || "slim".into())?;
         self.check_working_sets()?;
         self.check_totals()
@@ -83,7 +85,7 @@ impl Manifest {
         ensure(self.packs.len() <= MAX_PACKS, || "packs".into(), format!("more than {MAX_PACKS}"))?;
         for (i, pack) in self.packs.iter().enumerate() {
             let place = || format!("packs[{i}]");
-            object(&pack.object, "packs", "pack", place)?;
+            pack_object(pack, place)?;
             let frames = format!("{} bytes do not hold {} frames", pack.object.size, pack.frames);
             ensure(frames_fit(pack), place, frames)?;
         }
@@ -140,6 +142,15 @@ fn frames_fit(pack: &PackObject) -> bool {
 
 fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The name of a pack: below the store, or below one beside it, where only packs of zstd frames are.
+fn pack_object(pack: &PackObject, place: impl Fn() -> String + Copy) -> Check {
+    let Some((sibling, name)) = pack.object.sibling() else { return object(&pack.object, "packs", "pack", place) };
+    object(&ObjectRef { object: name.into(), ..pack.object.clone() }, "packs", "pack", || {
+        format!("{} in {sibling}", place())
+    })?;
+    ensure(pack.encoding == PackEncoding::Zstd, place, "a raw checkpoint's pages file cannot be shared")
 }
 
 /// A name that says what the object is and what its bytes hash to, and that cannot lead elsewhere.

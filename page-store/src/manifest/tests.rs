@@ -68,7 +68,7 @@ fn each_lie_is_named() {
         ("/page_size", json!(65536), "65536"),
         ("/frame_pages", json!(0), "0 to a frame"),
         ("/format", json!("pageferry"), "format"),
-        ("/version", json!(2), "newer pageferry"),
+        ("/version", json!(3), "newer pageferry"),
         ("/version", json!(1u64 << 40), "newer pageferry"),
         ("/version", json!(-1), "is this a page store"),
         ("/checkpoint_id", json!("x"), "checkpoint_id"),
@@ -147,4 +147,46 @@ fn a_writer_cannot_write_what_cannot_be_read() {
     manifest.packs[0].object.object = "packs/x.pack".into();
     let message = manifest.to_json().unwrap_err().to_string();
     assert!(message.starts_with("checkpoint.json being written: packs[0]: "), "{message}");
+}
+
+/// The sample, its first pack shared with a store beside it.
+fn sharing() -> Value {
+    let mut value = sample();
+    value["version"] = json!(2);
+    value["packs"][0]["object"] = json!(format!("../app-1/packs/{}.pack", hex('c')));
+    value
+}
+
+#[test]
+fn packs_of_a_store_beside_it() {
+    let manifest = parse(&sharing()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&manifest.to_json().unwrap()).unwrap(), sharing());
+    let pack = format!("packs/{}.pack", hex('c'));
+    assert_eq!(manifest.packs[0].object.sibling(), Some(("app-1", pack.as_str())));
+    assert_eq!(manifest.own_objects().count() + 1, manifest.objects().count());
+    assert_eq!(serde_json::to_value(manifest.standalone()).unwrap(), sample());
+}
+
+#[test]
+fn nothing_else_beside_it_can_be_named() {
+    let (c, d) = (hex('c'), hex('d'));
+    let cases = [
+        ("/version", json!(1), "version"),
+        ("/packs/0/object", json!(format!("../../packs/{c}.pack")), "packs[0]"),
+        ("/packs/0/object", json!(format!("../../a/packs/{c}.pack")), "packs[0]"),
+        ("/packs/0/object", json!(format!("../.ssh/packs/{c}.pack")), "packs[0]"),
+        ("/packs/0/object", json!(format!("../app/packs/{d}.pack")), "packs[0] in app"),
+        ("/packs/0/object", json!(format!("../app/index/{c}.idx")), "packs[0]"),
+        ("/packs/0/object", json!(format!("../app/packs/../{c}.pack")), "packs[0]"),
+        ("/packs/0/object", json!(format!("packs/{c}.pack")), "version"),
+        ("/packs/1/object", json!(format!("../app/packs/{d}.pack")), "packs[1]: a raw checkpoint"),
+        ("/slim/object", json!(format!("../app/slim/{}.tar.zst", hex('e'))), "slim"),
+        ("/index/0/object", json!(format!("../app/index/{}.idx", hex('b'))), "index[0]"),
+    ];
+    for (pointer, lie, says) in cases {
+        let mut value = sharing();
+        *value.pointer_mut(pointer).unwrap() = lie.clone();
+        let message = parse(&value).expect_err(pointer).to_string();
+        assert!(message.contains(says), "{pointer} {lie}: {message}");
+    }
 }

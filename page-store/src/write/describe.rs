@@ -33,14 +33,14 @@ pub(crate) fn task_entries(checkpoint: &Checkpoint) -> Vec<TaskEntry> {
 }
 
 /// The sums. Pages of parents that a later dump replaced are not counted as dumped.
-pub(super) fn totals(checkpoint: &Checkpoint, counts: Counts, pack_bytes: u64) -> Totals {
+pub(super) fn totals(checkpoint: &Checkpoint, counts: Counts, base_pages: u64, pack_bytes: u64) -> Totals {
     let private = pages(checkpoint.tasks.iter().flat_map(runs));
     let shared = pages(checkpoint.shared.iter().flat_map(|segment| &segment.runs));
     Totals {
         dumped_pages: private + shared,
         lazy_pages: counts.lazy,
         zero_pages: counts.zero,
-        stored_pages: counts.stored,
+        stored_pages: base_pages + counts.stored,
         distinct_pages: counts.distinct,
         pack_bytes,
     }

@@ -4,7 +4,7 @@ mod folder;
 mod sync;
 
 use super::{ObjectSink, ObjectWriter, StoreSink};
-use crate::{Backend, Error, LocalBackend, MANIFEST_NAME, Manifest, ObjectRef, Result};
+use crate::{Backend, Error, LocalBackend, MANIFEST_NAME, Manifest, ObjectRef, Result, folder::neighbours_of};
 use folder::{is_object_name, make_folders, open_root};
 use std::{
     collections::HashSet,
@@ -118,13 +118,30 @@ impl LocalSink {
         self.incoming.as_ref().map_or(&self.root, TempDir::path)
     }
 
-    /// Removes objects that `manifest` does not name: those of the store that it replaced, or of a run that was killed.
+    /// Removes objects that neither `manifest` names nor a store beside this one: those of the store that it replaced, or of a run that was
+    /// killed.
     fn prune(&self, manifest: &Manifest) {
-        let named: HashSet<PathBuf> = manifest.objects().map(|o| self.root.join(&o.object)).collect();
-        for entry in FOLDERS.iter().filter_map(|f| fs::read_dir(self.root.join(f)).ok()).flatten().flatten() {
-            if is_object_name(&entry.file_name().to_string_lossy()) && !named.contains(&entry.path()) {
+        let named: HashSet<PathBuf> = manifest.own_objects().map(|o| self.root.join(&o.object)).collect();
+        let entries = FOLDERS.iter().filter_map(|f| fs::read_dir(self.root.join(f)).ok()).flatten().flatten();
+        let is_old = |entry: &fs::DirEntry| {
+            is_object_name(&entry.file_name().to_string_lossy()) && !named.contains(&entry.path())
+        };
+        let old: Vec<PathBuf> = entries.filter(is_old).map(|entry| entry.path()).collect();
+        if old.is_empty() {
+            return;
+        }
+        // The order matters: whoever shares a pack of the old store from now on finds that its manifest has changed.
+        let neighbours = match neighbours_of(&self.root) {
+            Ok(neighbours) => neighbours,
+            Err(error) => return tracing::warn!("{error}; so what the old store had is left where it is"),
+        };
+        let name = self.root.canonicalize().ok().and_then(|root| Some(root.file_name()?.to_str()?.to_owned()));
+        let name = name.unwrap_or_default();
+        for path in old {
+            let object = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+            if !object.is_some_and(|object| neighbours.share(&name, object)) {
                 // What cannot be removed is not named any more: it costs room, nothing else.
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(path);
             }
         }
     }

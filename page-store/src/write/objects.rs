@@ -68,12 +68,14 @@ pub(super) struct EncodedFrame {
 pub(super) struct PackWriter<'a> {
     sink: &'a dyn ObjectSink,
     open: Option<(HashedObject, SeekTable)>,
+    /// Those of the base first.
     done: Vec<PackObject>,
 }
 
 impl<'a> PackWriter<'a> {
-    pub(super) fn new(sink: &'a dyn ObjectSink) -> Self {
-        Self { sink, open: None, done: Vec::new() }
+    /// The packs that are written follow those of the base.
+    pub(super) fn new(sink: &'a dyn ObjectSink, base: Vec<PackObject>) -> Self {
+        Self { sink, open: None, done: base }
     }
 
     /// Appends a frame; begins a new pack when this one is full.
@@ -109,7 +111,7 @@ impl<'a> PackWriter<'a> {
         Ok(())
     }
 
-    /// The packs.
+    /// All packs.
     pub(super) fn finish(mut self) -> Result<Vec<PackObject>> {
         self.close()?;
         Ok(self.done)

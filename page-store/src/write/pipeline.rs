@@ -5,13 +5,13 @@
 
 use super::{
     ObjectSink, Progress,
+    base::Base,
     batch::{Batch, read_batches},
-    dedup::PageMap,
     objects::{EncodedFrame, PackWriter, io_error, put},
     place::{Counts, Placed, Placer},
 };
 use crate::{
-    Digest, Error, FRAME_BYTES, IndexObject, PackObject, Result, Run,
+    Digest, Error, FRAME_BYTES, FrameInfo, IndexObject, PackObject, Result, Run,
     index::{EncodedPart, IndexBuilder},
     pack::FrameEncoder,
 };
@@ -50,7 +50,7 @@ pub(super) fn run(
     level: i32,
     progress: &dyn Progress,
     threads: usize,
-    map: PageMap,
+    base: Base,
 ) -> Result<Written> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.clamp(1, MAX_THREADS))
@@ -61,11 +61,14 @@ pub(super) fn run(
     let (placed, to_encode) = sync_channel(WAITING);
     let (encoded, to_write) = sync_channel(WAITING);
     let pool = &pool;
+    let end = base.end();
+    let Base { packs, frames, map, .. } = base;
+    let placer = Placer::new(map, end);
     thread::scope(|scope| {
         let read = scope.spawn(move || read_batches(checkpoint, progress, |batch| batches.send(batch).is_ok()));
-        let place = scope.spawn(move || place(pool, Placer::new(map), to_place, placed));
+        let place = scope.spawn(move || place(pool, placer, to_place, placed));
         let encode = scope.spawn(move || encode(pool, &FrameEncoder::new(level), to_encode, encoded));
-        let written = write(sink, checkpoint.tasks.len(), to_write);
+        let written = write(sink, checkpoint.tasks.len(), packs, frames, to_write);
         join(read)?;
         let counts = join(place);
         join(encode)?;
@@ -79,7 +82,7 @@ fn join<T>(stage: ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// The digest of a page, `None` if it is all zeros.
-fn page_digest(page: &[u8]) -> Option<Digest> {
+pub(super) fn page_digest(page: &[u8]) -> Option<Digest> {
     let zero = page.chunks_exact(64).all(|line| line.iter().fold(0, |any, byte| any | byte) == 0);
     (!zero).then(|| Digest::of(page))
 }
@@ -120,9 +123,11 @@ fn encode(
 fn write(
     sink: &dyn ObjectSink,
     tasks: usize,
+    base_packs: Vec<PackObject>,
+    base_frames: Vec<FrameInfo>,
     encoded: Receiver<Encoded>,
 ) -> Result<(Vec<PackObject>, Vec<IndexObject>)> {
-    let mut packs = PackWriter::new(sink);
+    let mut packs = PackWriter::new(sink, base_packs);
     let mut index = IndexBuilder::new(u32::try_from(tasks).unwrap_or(u32::MAX));
     let mut parts = Vec::new();
     let put_part = |part: EncodedPart| {
@@ -133,6 +138,9 @@ fn write(
             first_address: part.first_address,
         })
     };
+    for frame in base_frames {
+        index.push_frame(frame)?;
+    }
     for Encoded { frames, runs } in encoded {
         for (task, run) in runs {
             index.push_run(task, run)?;

@@ -23,13 +23,19 @@ pub(super) struct Counts {
     pub(super) lazy: u64,
     pub(super) zero: u64,
     pub(super) stored: u64,
-    /// Stored pages less those that are stored again.
+    /// Distinct contents that are not zero: stored pages less those that are stored again, and what the base has.
     pub(super) distinct: u64,
 }
 
 /// Gives places, in order. One thread: the order is what makes the store the same every time.
 pub(super) struct Placer {
     map: PageMap,
+    /// Just past the pages of the base.
+    base_end: PageNumber,
+    /// Which pages of the base were met: a bit for each.
+    met: Vec<u64>,
+    /// The number of the next page that is stored.
+    next: PageNumber,
     counts: Counts,
     /// Pages of the frame that is not full yet.
     open: Vec<u8>,
@@ -43,8 +49,10 @@ struct Page {
 }
 
 impl Placer {
-    pub(super) fn new(map: PageMap) -> Self {
-        Self { map, counts: Counts::default(), open: Vec::new() }
+    /// `map` knows pages of the base, which end before `base_end`: the beginning of a frame.
+    pub(super) fn new(map: PageMap, base_end: PageNumber) -> Self {
+        let met = vec![0; usize::try_from(base_end.0.div_ceil(64)).unwrap_or(0)];
+        Self { map, base_end, met, next: base_end, counts: Counts::default(), open: Vec::new() }
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -90,7 +98,7 @@ impl Placer {
 
     fn place_window(&mut self, task: u32, window: &[Page], batch: &Batch, placed: &mut Placed) {
         let kept = self.frames_to_keep(window);
-        let first_new = self.counts.stored;
+        let first_new = self.next;
         for page in window {
             self.counts.lazy += 1;
             let location = match page.digest {
@@ -100,11 +108,12 @@ impl Placer {
                 }
                 Some(digest) => {
                     let known = self.map.get(&digest);
-                    let usable = known.filter(|n| n.0 >= first_new || kept.contains(&n.frame()));
+                    let usable = known.filter(|n| *n >= first_new || kept.contains(&n.frame()));
+                    self.counts.distinct += u64::from(self.is_first(known));
                     Location::Page(usable.unwrap_or_else(|| {
-                        let number = PageNumber(self.counts.stored);
+                        let number = self.next;
+                        self.next.0 += 1;
                         self.counts.stored += 1;
-                        self.counts.distinct += u64::from(known.is_none());
                         placed.plain.extend_from_slice(&batch.bytes[page.at..page.at + PAGE_SIZE as usize]);
                         // A page that is stored again is remembered at its new place: a forked task that has the same
                         // window finds it together there.
@@ -115,6 +124,16 @@ impl Placer {
             };
             placed.runs.push((task, Run { range: page.range, location }));
         }
+    }
+
+    /// Whether content comes for the first time in this checkpoint, that was stored last at `known`.
+    fn is_first(&mut self, known: Option<PageNumber>) -> bool {
+        let Some(page) = known else { return true };
+        let Some(met) = self.met.get_mut((page.0 / 64) as usize).filter(|_| page < self.base_end) else { return false };
+        let bit = 1 << (page.0 % 64);
+        let first = *met & bit == 0;
+        *met |= bit;
+        first
     }
 
     /// Which frames the window may go on using: as many of those that hold most of it as leave room for the frames in which the
@@ -142,8 +161,8 @@ impl Placer {
     /// Frames of a window of `pages` pages that keeps `held` and stores the rest anew.
     fn frames_needed(&self, held: &[(usize, FrameNumber)], pages: usize) -> usize {
         let new = pages - held.iter().map(|(count, _)| count).sum::<usize>();
-        let first = PageNumber(self.counts.stored).frame().0;
-        let end = if new == 0 { first } else { PageNumber(self.counts.stored + new as u64 - 1).frame().0 + 1 };
+        let first = self.next.frame().0;
+        let end = if new == 0 { first } else { PageNumber(self.next.0 + new as u64 - 1).frame().0 + 1 };
         held.iter().filter(|(_, f)| !(first..end).contains(&f.0)).count() + (end - first) as usize
     }
 }

@@ -4,12 +4,13 @@ mod upload;
 
 use super::{ObjectSink, ObjectWriter, StoreSink};
 use crate::{
-    Backend, Error, MANIFEST_NAME, Manifest, ObjectBackend, ObjectRef, Result,
+    Backend, Error, Folder, MANIFEST_NAME, Manifest, ObjectBackend, ObjectRef, Result,
     bucket::{Bucket, Doing, Retrying},
     manifest,
 };
 use object_store::{Attribute, Attributes, GetOptions, PutMode, PutOptions, PutPayload, UpdateVersion};
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufWriter, Write},
     sync::{Arc, Mutex, MutexGuard, mpsc},
@@ -158,11 +159,22 @@ impl RemoteSink {
         put.map_err(|error| self.bucket.error(MANIFEST_NAME, doing, &error))
     }
 
-    /// Removes objects that only the store that was replaced has named. What cannot be removed costs room, nothing else.
+    /// Removes objects that only the store that was replaced has named, and no store beside it. What cannot be removed costs room, nothing
+    /// else.
     fn prune(&self, manifest: &Manifest) {
         let Some(before) = self.before.as_ref().and_then(|before| before.manifest.as_ref()) else { return };
-        let is_named = |name: &str| manifest.objects().any(|object| object.object == name);
-        let old: Vec<_> = before.objects().filter(|object| !is_named(&object.object)).collect();
+        let named: HashSet<&str> = manifest.own_objects().map(|object| object.object.as_str()).collect();
+        let mut old: Vec<_> = before.own_objects().filter(|object| !named.contains(object.object.as_str())).collect();
+        if old.is_empty() {
+            return;
+        }
+        let folder = Folder::of(self.bucket.clone());
+        let name = folder.name().unwrap_or_default();
+        // The order matters: whoever shares a pack of the old store from now on finds that its manifest has changed.
+        match self.wait_for(async move { folder.neighbours().await }).flatten() {
+            Ok(neighbours) => old.retain(|object| !neighbours.share(&name, &object.object)),
+            Err(error) => return tracing::warn!("{error}; so what the old store had is left where it is"),
+        }
         let paths: Vec<_> = old.iter().filter_map(|object| self.bucket.path(&object.object).ok()).map(Ok).collect();
         let store = self.bucket.store().clone();
         let _ = self.wait_for(async move {

@@ -139,7 +139,8 @@ impl ObjectSink for MemorySink {
 
 fn write_pages(checkpoint: &Checkpoint, threads: usize, remembered: usize) -> (Written, MemorySink) {
     let sink = MemorySink::with_room(u64::MAX);
-    let written = pipeline::run(checkpoint, &sink, 1, &(), threads, PageMap::with_limit(remembered)).unwrap();
+    let written =
+        pipeline::run(checkpoint, &sink, 1, &(), threads, Base::with_limit(PageMap::with_limit(remembered))).unwrap();
     (written, sink)
 }
 
@@ -316,7 +317,7 @@ fn a_full_disk_stops_every_stage() {
     let (checkpoint, _) = checkpoint(&[vec![(0, (1..=4000).collect(), true)]]);
     for room in [0, 1000, 1 << 20, 7 << 20] {
         let sink = MemorySink::with_room(room);
-        let error = pipeline::run(&checkpoint, &sink, 1, &(), 2, PageMap::new()).unwrap_err();
+        let error = pipeline::run(&checkpoint, &sink, 1, &(), 2, Base::none()).unwrap_err();
         assert!(
             matches!(&error, crate::Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull),
             "{error}"
@@ -339,7 +340,7 @@ fn cancelling_stops_every_stage() {
     let (checkpoint, _) = checkpoint(&[vec![(0, (1..=4000).collect(), true)]]);
     let progress = After(AtomicU64::new(0), AtomicBool::new(false));
     let sink = MemorySink::with_room(u64::MAX);
-    let error = pipeline::run(&checkpoint, &sink, 1, &progress, 2, PageMap::new()).unwrap_err();
+    let error = pipeline::run(&checkpoint, &sink, 1, &progress, 2, Base::none()).unwrap_err();
     assert!(error.to_string().contains("stopped"), "{error}");
     assert!(progress.0.load(Ordering::Relaxed) < 4000 * PAGE_SIZE);
 }
@@ -349,6 +350,6 @@ fn a_pages_file_cut_short_is_an_error() {
     let (mut checkpoint, _) = checkpoint(&[vec![(0, (1..=40).collect(), true)]]);
     let short = tempfile::tempfile().unwrap();
     checkpoint.pages_files[0] = PagesFile::new("pages-1.img".into(), Arc::new(short), 0, 39 * PAGE_SIZE);
-    let error = pipeline::run(&checkpoint, &MemorySink::with_room(u64::MAX), 1, &(), 2, PageMap::new()).unwrap_err();
+    let error = pipeline::run(&checkpoint, &MemorySink::with_room(u64::MAX), 1, &(), 2, Base::none()).unwrap_err();
     assert!(error.to_string().contains("pages-1.img"), "{error}");
 }

@@ -38,7 +38,8 @@ pub(super) async fn object(
     }
 }
 
-/// What no route takes. The store is served at the root as well, so that the bare address of a server is the address of a store.
+/// What no route takes. The store is served at the root as well, so that the bare address of a server is the address of a store; and beside
+/// `/store` are the packs that it shares with stores beside it.
 pub(super) async fn at_the_root(
     State(app): Shared,
     admission: Admission,
@@ -46,9 +47,12 @@ pub(super) async fn at_the_root(
     uri: Uri,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let name = uri.path().trim_start_matches('/');
+    let path = uri.path().trim_start_matches('/');
     let served = app.served().await?;
-    let Some(object) = served.objects.get(name) else { return Err(no_such_path(uri.path())) };
+    let shared = || served.objects.get_key_value(&format!("../{path}"));
+    let Some((name, object)) = served.objects.get_key_value(path).or_else(shared) else {
+        return Err(no_such_path(uri.path()));
+    };
     let answer = match method {
         Method::GET | Method::HEAD => answer(served, &admission, name, object, &method, &request).await,
         _ => Err(Problem::new(Kind::MethodNotAllowed, format!("{method} is not known here."), "Use GET or HEAD.")

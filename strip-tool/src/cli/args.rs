@@ -62,7 +62,8 @@ pub(super) enum Command {
     ///
     /// The store appears whole or not at all: objects first, checkpoint.json last. Any static web server can host it.
     #[command(after_help = "Example:\n  criu dump -t 4711 -D /var/dump --shell-job\n  \
-        pageferry-strip split /var/dump --store /srv/www/app --slim /var/slim")]
+        pageferry-strip split /var/dump --store /srv/www/app --slim /var/slim\n  \
+        pageferry-strip split /var/dump2 --store /srv/www/app-2 --base /srv/www/app")]
     Split(SplitArgs),
     /// Put the full checkpoint together again, byte for byte
     ///
@@ -100,7 +101,7 @@ pub(super) enum Command {
     List(ListArgs),
     /// Remove a page store
     ///
-    /// checkpoint.json goes first, so that no reader finds half a store.
+    /// checkpoint.json goes first, so that no reader finds half a store. Packs that stores beside it share stay.
     #[command(after_help = "Example:\n  pageferry-strip rm s3://bucket/app --dry-run")]
     Rm(RmArgs),
 }
@@ -162,6 +163,10 @@ pub(super) struct SplitArgs {
     /// Also unpack the slim dump, there (it is in the store, too)
     #[arg(long, value_name = "DIR")]
     pub(super) slim: Option<PathBuf>,
+    /// Do not store again what this store has: one in the same folder or under the same prefix, which is read whole first. It must stay
+    /// beside the new one (`rm` keeps what others need)
+    #[arg(long, value_name = "STORE", value_parser = writable)]
+    pub(super) base: Option<String>,
     /// zstd's compression level
     #[arg(long, default_value_t = DEFAULT_LEVEL, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]

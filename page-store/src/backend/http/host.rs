@@ -60,7 +60,13 @@ impl Host {
     fn url(&self, object: &str) -> Result<Url> {
         let mut url = self.base.clone();
         match url.path_segments_mut() {
-            Ok(mut path) if names::is_safe(object) => path.pop_if_empty().extend(object.split('/')),
+            Ok(mut path) if names::is_object(object) => {
+                path.pop_if_empty();
+                match names::shared(object) {
+                    Some((sibling, pack)) => path.pop().push(sibling).extend(pack.split('/')),
+                    None => path.extend(object.split('/')),
+                }
+            }
             _ => {
                 let what = format!("{object:?} is not a name that a store can have");
                 return Err(Error::Unsupported { object: self.describe(""), what });
