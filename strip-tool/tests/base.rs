@@ -195,11 +195,12 @@ fn a_base_that_goes_while_it_is_shared_is_noticed() {
     let mut command = split(&dump, &store);
     // The base has been read, and a pack is done; half a second is left to go.
     let ready = || store.join("packs").exists();
-    let child = start(command.arg("--base").arg(stores.store(0)), ready);
+    let slim = stores.0.path().join("slim");
+    let child = start(command.arg("--base").arg(stores.store(0)).arg("--slim").arg(&slim), ready);
     rm(&stores.store(0));
     let output = child.wait_with_output().unwrap();
     let said = said(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("removed or replaced meanwhile"), "{said}");
-    assert!(!store.exists(), "{said}");
+    assert!(!store.exists() && !slim.exists(), "{said}");
 }

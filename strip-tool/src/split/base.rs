@@ -85,9 +85,12 @@ impl SharedBase {
             return Ok(());
         }
         let options = RmOptions { store: store.clone(), dry_run: false };
-        self.runtime.block_on(rm::remove(&options)).with_context(|| {
-            format!("{base} was removed or replaced meanwhile, and {store}, which needs it, could not be removed")
-        })?;
-        bail!("{base} was removed or replaced meanwhile; nothing was written. Try again with a base that stays")
+        let removed = self.runtime.block_on(rm::remove(&options));
+        removed.with_context(|| format!("{}, and {store}, which needs it, could not be removed", gone()))?;
+        if let Some(slim) = slim {
+            let left = || format!("{}, and {}, which is of no use now, could not be removed", gone(), slim.display());
+            fs::remove_dir_all(slim).with_context(left)?;
+        }
+        bail!("{}; nothing was written. Try again with a base that stays", gone())
     }
 }
