@@ -8,6 +8,7 @@ use crate::{
     problem::{Kind, Problem, damaged},
     routes::{self, App},
     served::Served,
+    shared_packs::SharedPacks,
 };
 use anyhow::Result;
 use axum::{Router, body::Bytes};
@@ -47,6 +48,7 @@ pub(crate) struct Many {
     open: Mutex<HashMap<String, Arc<Entry>>>,
     listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Value>>)>>,
     adding: tokio::sync::Mutex<()>,
+    shared: SharedPacks,
 }
 
 /// A checkpoint that is open, or just being opened.
@@ -81,8 +83,8 @@ impl Checkpoints {
         if below.is_empty() && has_files(location) {
             return None;
         }
-        let (listed, adding) = Default::default();
-        Some(Self::Many(Box::new(Many { folder, open: Mutex::default(), listed, adding })))
+        let (open, listed, adding, shared) = Default::default();
+        Some(Self::Many(Box::new(Many { folder, open, listed, adding, shared })))
     }
 
     /// What there is, for people and programs.
@@ -109,6 +111,13 @@ impl Checkpoints {
             )),
             Self::Many(many) => many.add_working_set(app, name, set, trace).await,
         }
+    }
+
+    /// Who answers for an object below `name` that no checkpoint called so has: one that shares it.
+    pub(crate) async fn sharer(&self, app: &App, name: &str, path: &str) -> Option<Router> {
+        let Self::Many(many) = self else { return None };
+        let sharer = many.shared.sharer(&many.folder, FRESH, name, path).await?;
+        many.router(app, &sharer).await.ok()
     }
 
     /// Who answers for a checkpoint.

@@ -46,6 +46,7 @@ mod routes;
 mod segment;
 mod served;
 mod server;
+mod shared_packs;
 mod tls;
 mod walk;
 

@@ -131,6 +131,16 @@ impl Running {
         Ok(Checkpoint { dir: dir.to_path_buf(), program, expected, command_lines })
     }
 
+    /// Dumps the program, which runs on.
+    pub fn snapshot(&self, dir: &Path) -> Result<()> {
+        self.criu("dump", dir, &["--leave-running"])
+    }
+
+    /// The program.
+    pub fn program(&self) -> &dyn Program {
+        self.program.as_ref()
+    }
+
     /// `criu pre-dump`: the memory only, and the program runs on. For parent chains.
     pub fn pre_dump(&self, dir: &Path, options: &[&str]) -> Result<()> {
         self.criu("pre-dump", dir, options)

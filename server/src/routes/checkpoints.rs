@@ -3,11 +3,12 @@
 use super::{Shared, params::PathOf};
 use crate::{net::Activity, problem::Problem};
 use axum::{
-    Json,
+    Json, Router,
+    body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{Uri, header};
+use http::{StatusCode, Uri, header, request::Parts};
 use serde_json::json;
 use std::{collections::HashMap, sync::Arc};
 use tower::ServiceExt;
@@ -24,14 +25,30 @@ pub(super) async fn below(
     request: Request,
 ) -> Result<Response, Problem> {
     let name = parameters.get("checkpoint").map_or("", String::as_str);
-    let router = app.checkpoints()?.router(&app, name).await?;
+    let checkpoints = app.checkpoints()?;
     let (parts, body) = request.into_parts();
     // As it came: what is percent-encoded stays so.
     let rest = parts.uri.path().splitn(4, '/').nth(3).unwrap_or("");
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let answer = match checkpoints.router(&app, name).await {
+        Ok(router) => Ok(hand_on(router, &parts, format!("/{rest}{query}"), body).await),
+        Err(problem) => Err(problem),
+    };
+    if answer.as_ref().is_ok_and(|answer| answer.status() != StatusCode::NOT_FOUND) {
+        return answer;
+    }
+    // A pack may outlive the store that it came with, for the sake of others.
+    match checkpoints.sharer(&app, name, rest).await {
+        Some(router) => Ok(hand_on(router, &parts, format!("/{name}/{rest}"), Body::empty()).await),
+        None => answer,
+    }
+}
+
+async fn hand_on(router: Router, parts: &Parts, uri: String, body: Body) -> Response {
     let mut inner = Request::new(body);
-    *inner.uri_mut() = Uri::try_from(format!("/{rest}{query}")).unwrap_or(Uri::from_static("/"));
-    (*inner.method_mut(), *inner.version_mut(), *inner.headers_mut()) = (parts.method, parts.version, parts.headers);
+    *inner.uri_mut() = Uri::try_from(uri).unwrap_or(Uri::from_static("/"));
+    (*inner.method_mut(), *inner.version_mut()) = (parts.method.clone(), parts.version);
+    *inner.headers_mut() = parts.headers.clone();
     if let Some(connection) = parts.extensions.get::<Arc<Activity>>() {
         inner.extensions_mut().insert(connection.clone());
     }
@@ -40,5 +57,5 @@ pub(super) async fn below(
         Err(never) => match never {},
     };
     answer.extensions_mut().clear();
-    Ok(answer)
+    answer
 }

@@ -1,0 +1,33 @@
+//! Packs that checkpoints of a folder share: who names them, when the store that they lie in does not (any more).
+
+use page_store::Folder;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+use tokio::sync::Mutex;
+
+/// The packs that any checkpoint of a folder shares with another, by name (`../<sibling>/packs/<digest>.pack`), and one that does.
+#[derive(Debug, Default)]
+pub(crate) struct SharedPacks(Mutex<Option<(Instant, HashMap<String, String>)>>);
+
+impl SharedPacks {
+    /// A checkpoint that names the object `path` of its sibling `name`. What is known is not older than `fresh`.
+    pub(crate) async fn sharer(&self, folder: &Folder, fresh: Duration, name: &str, path: &str) -> Option<String> {
+        if !path.starts_with("packs/") {
+            return None;
+        }
+        // Who comes meanwhile waits, and uses the same.
+        let mut known = self.0.lock().await;
+        if known.as_ref().is_none_or(|(when, _)| when.elapsed() >= fresh) {
+            let stores = folder.stores().await.ok()?;
+            let good = stores.iter().filter_map(|(name, manifest)| Some((name, manifest.as_ref().ok()?)));
+            let shared = good.flat_map(|(name, manifest)| {
+                let shared = manifest.objects().filter(|object| object.sibling().is_some());
+                shared.map(|object| (object.object.clone(), name.clone()))
+            });
+            *known = Some((Instant::now(), shared.collect()));
+        }
+        known.as_ref()?.1.get(&format!("../{name}/{path}")).cloned()
+    }
+}
