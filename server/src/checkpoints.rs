@@ -311,15 +311,20 @@ fn unknown(name: &str, next: &str) -> Problem {
 
 fn row(name: &str, manifest: Result<&Manifest, String>) -> Value {
     match manifest {
-        Ok(manifest) => json!({
-            "name": name,
-            "checkpoint_id": manifest.checkpoint_id,
-            "tasks": manifest.tasks.iter().take(16).map(|task| json!({ "pid": task.pid, "comm": task.comm })).collect::<Vec<_>>(),
-            "task_count": manifest.tasks.len(),
-            "dumped_bytes": manifest.totals.dumped_pages * PAGE_SIZE,
-            "stored_bytes": manifest.objects().map(|object| object.size).sum::<u64>(),
-            "working_sets": manifest.working_sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
-        }),
+        Ok(manifest) => {
+            let stored = manifest.own_objects().map(|object| object.size).sum::<u64>();
+            let all = manifest.objects().map(|object| object.size).sum::<u64>();
+            json!({
+                "name": name,
+                "checkpoint_id": manifest.checkpoint_id,
+                "tasks": manifest.tasks.iter().take(16).map(|task| json!({ "pid": task.pid, "comm": task.comm })).collect::<Vec<_>>(),
+                "task_count": manifest.tasks.len(),
+                "dumped_bytes": manifest.totals.dumped_pages * PAGE_SIZE,
+                "stored_bytes": stored,
+                "shared_bytes": all - stored,
+                "working_sets": manifest.working_sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
+            })
+        }
         Err(problem) => json!({ "name": name, "problem": problem }),
     }
 }
