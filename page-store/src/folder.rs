@@ -108,15 +108,18 @@ impl Folder {
         }
     }
 
-    /// Stores right below it, and itself if it is one: the name (empty for itself), and what its `checkpoint.json` says, or what is wrong with it.
-    pub async fn stores(&self) -> Result<Vec<(String, Result<Manifest>)>> {
+    /// Stores right below it, and itself if it is one: `note` makes something of the name (empty for itself) and of what its `checkpoint.json`
+    /// says, or what is wrong with it. Only what it makes is kept. Names with a dot in front are passed over.
+    pub async fn stores<T>(&self, note: impl Fn(String, Result<Manifest>) -> T) -> Result<Vec<T>> {
         let mut names = self.folders().await?;
+        names.retain(|name| !name.starts_with('.'));
         names.insert(0, String::new());
+        let note = &note;
         let read = |name: String| async move {
             let place = if name.is_empty() { self.clone() } else { self.child(&name).ok()? };
             match place.manifest().await {
                 Err(Error::NotFound { .. }) => None,
-                manifest => Some((name, manifest)),
+                manifest => Some(note(name, manifest)),
             }
         };
         let found = stream::iter(names).map(read).buffered(MANIFESTS_AT_ONCE);

@@ -3,7 +3,10 @@
 //! A checkpoint is opened when it is first asked for, and kept for as long as there is room for it. Its `checkpoint.json` is looked at again now and
 //! then: one that was replaced is opened anew, one that is gone is not served any more. What is in the folder is looked up when somebody asks, so it need not be told.
 
+mod row;
+
 use crate::{
+    conditional::ETag,
     limits::Limits,
     problem::{Kind, Problem, damaged},
     routes::{self, App},
@@ -12,15 +15,17 @@ use crate::{
 };
 use anyhow::Result;
 use axum::{Router, body::Bytes};
-use criu_images::PAGE_SIZE;
 use page_store::{
-    Folder, Manifest, Store, WorkingSetObject,
+    Digest, Folder, MANIFEST_NAME, Store, WorkingSetObject,
     working_set::{self, Trace},
     write::{Conditions, create},
 };
+use row::is_name;
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -46,7 +51,7 @@ pub(crate) enum Checkpoints {
 pub(crate) struct Many {
     folder: Folder,
     open: Mutex<HashMap<String, Arc<Entry>>>,
-    listed: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Value>>)>>,
+    listed: tokio::sync::Mutex<Option<(Instant, List)>>,
     adding: tokio::sync::Mutex<()>,
     shared: SharedPacks,
 }
@@ -54,9 +59,36 @@ pub(crate) struct Many {
 /// A checkpoint that is open, or just being opened.
 #[derive(Debug)]
 struct Entry {
-    opened: OnceCell<(Arc<Served>, Router)>,
+    opened: OnceCell<Open>,
     /// When it was last asked for, and when its `checkpoint.json` was last looked at.
     times: Mutex<(Instant, Instant)>,
+}
+
+/// What an open checkpoint is asked through.
+#[derive(Debug)]
+struct Open {
+    served: Arc<Served>,
+    router: Router,
+    /// Of a raw checkpoint, which has no `checkpoint.json` that would tell.
+    stamp: Option<Stamp>,
+}
+
+/// What changes when a folder gets another raw checkpoint: device, inode and time of the `inventory.img`, which is written last.
+type Stamp = (u64, u64, i64, i64);
+
+/// The list of checkpoints, as it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    pub(crate) json: Bytes,
+    pub(crate) etag: ETag,
+}
+
+impl List {
+    fn new(rows: &[Value]) -> Self {
+        let json = Bytes::from(json!({ "checkpoints": rows }).to_string());
+        let etag = ETag::strong(Digest::of(&json));
+        Self { json, etag }
+    }
 }
 
 impl Checkpoints {
@@ -78,9 +110,9 @@ impl Checkpoints {
         if is_raw(location) || !matches!(folder.manifest().await, Err(page_store::Error::NotFound { .. })) {
             return None;
         }
-        let below = folder.stores().await.ok()?;
+        let below = folder.stores(|_, _| ()).await.ok()?;
         // Of files and nothing else is what somebody has mistaken for a checkpoint.
-        if below.is_empty() && has_files(location) {
+        if below.is_empty() && raw_below(location).is_empty() && has_files(location) {
             return None;
         }
         let (open, listed, adding, shared) = Default::default();
@@ -88,9 +120,9 @@ impl Checkpoints {
     }
 
     /// What there is, for people and programs.
-    pub(crate) async fn list(&self, app: &App) -> Result<Arc<Vec<Value>>, Problem> {
+    pub(crate) async fn list(&self, app: &App) -> Result<List, Problem> {
         match self {
-            Self::One { name, .. } => Ok(Arc::new(vec![row(name, Ok(app.served().await?.store.manifest()))])),
+            Self::One { name, .. } => Ok(List::new(&[row::of_store(name, Ok(app.served().await?.store.manifest()))])),
             Self::Many(many) => many.list().await,
         }
     }
@@ -138,19 +170,34 @@ impl Many {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn list(&self) -> Result<Arc<Vec<Value>>, Problem> {
+    async fn list(&self) -> Result<List, Problem> {
         // Who comes meanwhile waits, and gets the same.
         let mut listed = self.listed.lock().await;
-        if let Some((when, rows)) = &*listed
+        if let Some((when, list)) = &*listed
             && when.elapsed() < FRESH
         {
-            return Ok(rows.clone());
+            return Ok(list.clone());
         }
-        let stores = self.folder.stores().await?;
-        let rows = stores.iter().map(|(name, manifest)| row(name, manifest.as_ref().map_err(ToString::to_string)));
-        let rows = Arc::new(rows.collect::<Vec<_>>());
-        *listed = Some((Instant::now(), rows.clone()));
-        Ok(rows)
+        // Only rows are kept: a manifest may be a thousand times as large.
+        let row = |name: String, manifest: page_store::Result<_>| {
+            let row = row::of_store(&name, manifest.as_ref().map_err(ToString::to_string));
+            (name, row)
+        };
+        let mut rows = self.folder.stores(row).await?;
+        let location = self.folder.to_string();
+        let raw = tokio::task::spawn_blocking(move || {
+            raw_below(&location)
+                .into_iter()
+                .map(|name| (name.clone(), row::of_raw(&name, &Path::new(&location).join(&name))))
+                .collect()
+        });
+        let raw: Vec<_> = raw.await.map_err(|_| damaged())?;
+        rows.extend(raw);
+        rows.sort_by(|one, other| one.0.cmp(&other.0));
+        let rows: Vec<Value> = rows.into_iter().map(|(_, row)| row).collect();
+        let list = List::new(&rows);
+        *listed = Some((Instant::now(), list.clone()));
+        Ok(list)
     }
 
     async fn router(&self, app: &App, name: &str) -> Result<Router, Problem> {
@@ -158,11 +205,16 @@ impl Many {
             return Err(unknown(name, "GET /checkpoints lists them."));
         }
         loop {
+            let is_open = self.open().contains_key(name);
+            // A name that is none must not take the place of a checkpoint that is open.
+            if !is_open && !self.has(name).await? {
+                return Err(unknown(name, "GET /checkpoints lists them."));
+            }
             let entry = self.entry(name);
             let opened = entry.opened.get_or_try_init(|| self.open_one(app, name)).await;
-            let (served, router) = opened.inspect_err(|_| self.forget(name, &entry))?;
-            if entry.is_fresh() || self.is_unchanged(name, served).await? {
-                return Ok(router.clone());
+            let opened = opened.inspect_err(|_| self.forget(name, &entry))?;
+            if entry.is_fresh() || self.is_unchanged(name, opened).await {
+                return Ok(opened.router.clone());
             }
             self.forget(name, &entry);
         }
@@ -217,12 +269,17 @@ impl Many {
         Ok(added)
     }
 
-    async fn open_one(&self, app: &App, name: &str) -> Result<(Arc<Served>, Router), Problem> {
+    /// Whether there is anything called so that might be a checkpoint.
+    async fn has(&self, name: &str) -> Result<bool, Problem> {
         let child = self.folder.child(name)?;
-        let location = child.to_string();
-        if matches!(child.manifest().await, Err(page_store::Error::NotFound { .. })) && !is_raw(&location) {
-            return Err(unknown(name, "GET /checkpoints lists them."));
-        }
+        let is_store = !matches!(child.manifest().await, Err(page_store::Error::NotFound { .. }));
+        Ok(is_store || is_raw(&child.to_string()))
+    }
+
+    async fn open_one(&self, app: &App, name: &str) -> Result<Open, Problem> {
+        let location = self.folder.child(name)?.to_string();
+        // Before it is read: a change after this is noticed.
+        let stamp = stamp(&location);
         let limits = Limits { memory: app.limits.memory / OPEN as u64, ..app.limits };
         let served = Served::open(&location, &limits, app.metrics.clone()).await;
         let served = served.map_err(|error| match error.downcast::<page_store::Error>() {
@@ -233,19 +290,24 @@ impl Many {
             }
         })?;
         let served = Arc::new(served);
-        Ok((served.clone(), routes::of_one(app.with(served))))
+        Ok(Open { served: served.clone(), router: routes::of_one(app.with(served)), stamp })
     }
 
-    /// Whether its `checkpoint.json` is what it was.
-    async fn is_unchanged(&self, name: &str, served: &Served) -> Result<bool, Problem> {
-        match served.store.current_manifest().await {
-            Ok(manifest) if manifest == *served.store.manifest() => {
-                self.open().get(name).inspect(|entry| entry.looked());
-                Ok(true)
+    /// Whether it is what it was, as far as can be told.
+    async fn is_unchanged(&self, name: &str, open: &Open) -> bool {
+        let Ok(child) = self.folder.child(name) else { return false };
+        let is_same = match child.manifest().await {
+            Ok(manifest) => manifest == *open.served.store.manifest(),
+            Err(page_store::Error::NotFound { .. }) => open.stamp.is_some() && open.stamp == stamp(&child.to_string()),
+            Err(error) => {
+                tracing::warn!("{error}; {name} is served as it was");
+                true
             }
-            Ok(_) | Err(page_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+        };
+        if is_same {
+            self.open().get(name).inspect(|entry| entry.looked());
         }
+        is_same
     }
 }
 
@@ -268,13 +330,27 @@ fn not_written(error: &page_store::Error) -> Problem {
 }
 
 fn has_files(location: &str) -> bool {
-    std::fs::read_dir(location)
-        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_file())))
+    fs::read_dir(location).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_file())))
 }
 
-/// Whether it is a checkpoint as `criu dump` left it.
+/// Whether it is a checkpoint as `criu dump` left it, and no store as well.
 fn is_raw(location: &str) -> bool {
-    Path::new(location).join("inventory.img").exists()
+    stamp(location).is_some()
+}
+
+/// `None` unless a raw checkpoint is there.
+fn stamp(location: &str) -> Option<Stamp> {
+    let folder = Path::new(location);
+    let inventory = fs::metadata(folder.join("inventory.img")).ok()?;
+    let is_store = folder.join(MANIFEST_NAME).exists();
+    (!is_store).then(|| (inventory.dev(), inventory.ino(), inventory.mtime(), inventory.mtime_nsec()))
+}
+
+/// Names of raw checkpoints in a folder of this machine.
+fn raw_below(location: &str) -> Vec<String> {
+    let entries = fs::read_dir(location).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !name.starts_with('.') && is_raw(&format!("{location}/{name}"))).collect()
 }
 
 impl Entry {
@@ -295,36 +371,10 @@ impl Entry {
     }
 }
 
-/// Whether it may name a checkpoint: one component of a path, and of an address.
-fn is_name(name: &str) -> bool {
-    let is_good = |c: char| !c.is_control() && !matches!(c, '/' | '\\' | '?' | '#' | '%');
-    !name.is_empty() && !name.starts_with('.') && name.chars().all(is_good)
-}
-
 fn unknown(name: &str, next: &str) -> Problem {
     Problem::new(
         Kind::NoSuchCheckpoint,
         format!("This server has no checkpoint {}.", crate::address::quoted(name)),
         next,
     )
-}
-
-fn row(name: &str, manifest: Result<&Manifest, String>) -> Value {
-    match manifest {
-        Ok(manifest) => {
-            let stored = manifest.own_objects().map(|object| object.size).sum::<u64>();
-            let all = manifest.objects().map(|object| object.size).sum::<u64>();
-            json!({
-                "name": name,
-                "checkpoint_id": manifest.checkpoint_id,
-                "tasks": manifest.tasks.iter().take(16).map(|task| json!({ "pid": task.pid, "comm": task.comm })).collect::<Vec<_>>(),
-                "task_count": manifest.tasks.len(),
-                "dumped_bytes": manifest.totals.dumped_pages * PAGE_SIZE,
-                "stored_bytes": stored,
-                "shared_bytes": all - stored,
-                "working_sets": manifest.working_sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
-            })
-        }
-        Err(problem) => json!({ "name": name, "problem": problem }),
-    }
 }

@@ -1,6 +1,6 @@
 //! How a server is reached, and by whom.
 
-use crate::{access_log::AccessLog, auth::Tokens, reload, tls::Tls};
+use crate::{access_log::AccessLog, auth::Tokens, cors::Origin, reload, tls::Tls};
 use std::sync::Arc;
 
 /// Who may come in, and what is noted about them. The default: everybody, nothing.
@@ -12,6 +12,8 @@ pub struct Doors {
     pub tls: Option<Arc<Tls>>,
     /// Working sets are taken also where no token could allow it.
     pub allow_working_sets: bool,
+    /// Origins whose pages may read what is served.
+    pub cors: Vec<Origin>,
     /// Where requests are noted.
     pub access_log: Option<Arc<AccessLog>>,
 }

@@ -26,6 +26,7 @@ mod checkpoints;
 mod coding;
 mod conditional;
 mod content;
+mod cors;
 mod doors;
 mod frame_cache;
 pub mod framing;
@@ -52,6 +53,7 @@ mod walk;
 
 pub use access_log::AccessLog;
 pub use auth::Tokens;
+pub use cors::Origin;
 pub use doors::Doors;
 pub use net::Address;
 pub use routes::{ROUTES, Route};

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use pageferry_server::{
-    AccessLog, Address, Doors, Opened, Server, Tls, TlsFiles, Tokens,
+    AccessLog, Address, Doors, Opened, Origin, Server, Tls, TlsFiles, Tokens,
     limits::{Limits, raise_open_files},
 };
 use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -64,6 +64,9 @@ struct Cli {
     /// Let everybody who may read add working sets, too (PUT /checkpoints/NAME/working-sets/SET); with --token-file, tokens with that scope may
     #[arg(long)]
     allow_working_sets: bool,
+    /// Let pages of this web origin read what is served, https://example.com or with a port (CORS); can be given several times
+    #[arg(long, value_name = "ORIGIN", value_parser = Origin::parse)]
+    cors_origin: Vec<Origin>,
     /// Connections at once; one more takes the place of the one that has been without a request for the longest, or waits if all
     /// have one
     #[arg(long, default_value_t = Limits::default().connections, value_name = "N")]
@@ -212,6 +215,7 @@ fn doors(cli: &Cli) -> Result<Doors> {
         tokens: tokens.map(Arc::new),
         tls: tls.map(Arc::new),
         allow_working_sets: cli.allow_working_sets,
+        cors: cli.cors_origin.clone(),
         access_log: access_log.map(Arc::new),
     })
 }

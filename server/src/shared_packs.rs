@@ -1,6 +1,6 @@
 //! Packs that checkpoints of a folder share: who names them, when the store that they lie in does not (any more).
 
-use page_store::Folder;
+use page_store::{Folder, Manifest};
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -20,13 +20,12 @@ impl SharedPacks {
         // Who comes meanwhile waits, and uses the same.
         let mut known = self.0.lock().await;
         if known.as_ref().is_none_or(|(when, _)| when.elapsed() >= fresh) {
-            let stores = folder.stores().await.ok()?;
-            let good = stores.iter().filter_map(|(name, manifest)| Some((name, manifest.as_ref().ok()?)));
-            let shared = good.flat_map(|(name, manifest)| {
-                let shared = manifest.objects().filter(|object| object.sibling().is_some());
-                shared.map(|object| (object.object.clone(), name.clone()))
-            });
-            *known = Some((Instant::now(), shared.collect()));
+            let shared = |name: String, manifest: page_store::Result<Manifest>| {
+                let manifest = manifest.ok();
+                let objects = manifest.iter().flat_map(Manifest::objects).filter(|object| object.sibling().is_some());
+                objects.map(|object| (object.object.clone(), name.clone())).collect::<Vec<_>>()
+            };
+            *known = Some((Instant::now(), folder.stores(shared).await.ok()?.into_iter().flatten().collect()));
         }
         known.as_ref()?.1.get(&format!("../{name}/{path}")).cloned()
     }

@@ -101,6 +101,81 @@ fn one_that_is_broken_is_told_and_harms_nobody() {
     assert_eq!(server.get("/checkpoints/good/pid").status, 200);
 }
 
+/// A raw checkpoint of one task with this pid.
+fn raw(at: &Path, pid: u32) {
+    let task = Task::new(pid).anonymous(HEAP, 16).pages(Pages::here(HEAP, 16));
+    let _ = fs::remove_dir_all(at);
+    Dump::new().task(task).write(at).unwrap();
+}
+
+#[test]
+fn raw_ones_come_change_and_go_too() {
+    let folder = tempfile::tempdir().unwrap();
+    store(&folder.path().join("split"), 11);
+    raw(&folder.path().join("dump"), 12);
+    let server = Running::start(folder.path());
+    assert_eq!(names(&server), ["dump", "split"]);
+    let row = server.get("/checkpoints").json()["checkpoints"][0].clone();
+    assert_eq!((&row["raw"], &row["tasks"][0]["pid"], &row["dumped_bytes"]), (&true.into(), &12.into(), &65536.into()));
+    assert_eq!(server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"], 12);
+    raw(&folder.path().join("dump"), 13);
+    eventually(|| server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"] == 13);
+    // It is split in place of itself, and then goes.
+    store(&folder.path().join("dump"), 14);
+    eventually(|| server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"] == 14);
+    raw(&folder.path().join("dump"), 15);
+    eventually(|| server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"] == 15);
+    fs::remove_dir_all(folder.path().join("dump")).unwrap();
+    eventually(|| server.get("/checkpoints/dump/pid").status == 404);
+    eventually(|| names(&server) == ["split"]);
+}
+
+#[test]
+fn a_folder_of_raw_ones_only() {
+    let folder = tempfile::tempdir().unwrap();
+    raw(&folder.path().join("dump"), 12);
+    fs::write(folder.path().join("notes.txt"), "").unwrap();
+    let server = Running::start(folder.path());
+    assert_eq!(server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"], 12);
+}
+
+#[test]
+fn what_is_open_stays_whatever_others_ask_for_and_whatever_becomes_of_its_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = folder.path().join("one");
+    store(&one, 11);
+    let server = Running::start(folder.path());
+    let is_served = || server.get("/checkpoints/one/pid").json()["tasks"][0]["pid"] == 11;
+    assert!(is_served());
+    // It could not be opened again.
+    fs::remove_dir_all(one.join("slim")).unwrap();
+    for n in 0..20 {
+        server.get(&format!("/checkpoints/no-{n}/pid")).problem(404, "no-such-checkpoint");
+    }
+    assert!(is_served());
+    fs::write(one.join("checkpoint.json"), "{").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert!(is_served(), "a look that fails tells nothing");
+}
+
+#[test]
+fn the_list_is_sent_when_it_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    store(&folder.path().join("one"), 11);
+    store(&folder.path().join(".hidden"), 12);
+    store(&folder.path().join("100%"), 13);
+    let server = Running::start(folder.path());
+    let list = server.get("/checkpoints");
+    assert_eq!(list.header("cache-control"), Some("no-cache"));
+    let etag = format!("If-None-Match: {}", list.header("etag").unwrap());
+    assert_eq!(server.send("GET", "/checkpoints", &[&etag]).status, 304);
+    let rows = list.json()["checkpoints"].clone();
+    assert_eq!(rows.as_array().unwrap().len(), 2, "{rows}");
+    assert!(rows[0]["name"] == "100%" && rows[0]["problem"].as_str().unwrap().contains("name"), "{rows}");
+    store(&folder.path().join("two"), 14);
+    eventually(|| server.send("GET", "/checkpoints", &[&etag]).status == 200);
+}
+
 /// More than are open at once.
 #[test]
 fn many_take_turns() {

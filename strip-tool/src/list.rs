@@ -42,7 +42,9 @@ pub struct Listed {
 pub async fn list(location: &str) -> Result<ListReport> {
     let place = Folder::parse(location)?;
     let mut stores = Vec::new();
-    for (name, manifest) in place.stores().await.with_context(|| format!("cannot list {location}"))? {
+    for (name, manifest) in
+        place.stores(|name, manifest| (name, manifest)).await.with_context(|| format!("cannot list {location}"))?
+    {
         let store = if name.is_empty() { place.clone() } else { place.child(&name)? };
         let mut listed = Listed {
             store: store.to_string(),

@@ -1,21 +1,27 @@
 //! `GET /checkpoints`, and everything below each of them.
 
-use super::{Shared, params::PathOf};
+use super::{Shared, not_modified, params::PathOf};
 use crate::{net::Activity, problem::Problem};
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, Uri, header, request::Parts};
-use serde_json::json;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts};
 use std::{collections::HashMap, sync::Arc};
 use tower::ServiceExt;
 
-pub(super) async fn list(State(app): Shared) -> Result<Response, Problem> {
-    let rows = app.checkpoints()?.list(&app).await?;
-    Ok(([(header::CACHE_CONTROL, "no-cache")], Json(json!({ "checkpoints": *rows }))).into_response())
+pub(super) async fn list(State(app): Shared, request: HeaderMap) -> Result<Response, Problem> {
+    let list = app.checkpoints()?.list(&app).await?;
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(header::ETAG, list.etag.header());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if list.etag.is_known_to(&request) {
+        return Ok(not_modified(headers));
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((headers, list.json).into_response())
 }
 
 /// Hands the request on to who answers for that checkpoint, as if the rest of the path were all of it.

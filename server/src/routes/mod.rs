@@ -13,11 +13,13 @@ mod pages;
 mod params;
 mod service;
 mod tasks;
+mod validated;
 mod working_sets;
 
 use crate::{
     auth,
     checkpoints::Checkpoints,
+    cors,
     doors::Doors,
     limits::Limits,
     metrics::Metrics,
@@ -176,17 +178,22 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
 /// The routes of one checkpoint, with nothing around them: what is about the server is at its root only, where tokens have a scope for it.
 pub(crate) fn of_one(app: Arc<App>) -> Router {
     let routes = ROUTES.iter().filter(|route| route.path.starts_with("/pid") || route.path.starts_with("/store"));
-    routed(routes).fallback(objects::at_the_root).method_not_allowed_fallback(method_not_allowed).with_state(app)
+    routed(routes, &app).fallback(objects::at_the_root).method_not_allowed_fallback(method_not_allowed).with_state(app)
 }
 
-fn routed<'a>(routes: impl Iterator<Item = &'a Route>) -> Router<Arc<App>> {
+/// What follows from the checkpoint alone.
+const VALIDATED: [&str; 4] = ["/pid", "/pid/{pid}", "/pid/{pid}/maps", "/pid/{pid}/pagemap"];
+
+fn routed<'a>(routes: impl Iterator<Item = &'a Route>, app: &Arc<App>) -> Router<Arc<App>> {
     let mut router = Router::new();
     for route in routes {
         // Some names have slashes in them: OpenAPI cannot say so, the router has to.
         let path = route.path.replace("{object}", "{*object}").replace("{path}", "{*path}");
-        if let Some(handler) = handler(route.path) {
-            router = router.route(&path, handler);
+        let Some(mut handler) = handler(route.path) else { continue };
+        if VALIDATED.contains(&route.path) {
+            handler = handler.layer(axum::middleware::from_fn_with_state(app.clone(), validated::tag));
         }
+        router = router.route(&path, handler);
     }
     router
 }
@@ -194,12 +201,17 @@ fn routed<'a>(routes: impl Iterator<Item = &'a Route>) -> Router<Arc<App>> {
 /// The router, with everything around it.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let state = app.clone();
-    routed(ROUTES.iter())
+    let guarded = routed(ROUTES.iter(), &app)
         .fallback(objects::at_the_root)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
-        .layer(axum::middleware::from_fn_with_state(state.clone(), auth::guard))
-        .layer(axum::middleware::from_fn_with_state(state, observe))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), auth::guard));
+    // A browser asks whether it may send a token without one.
+    let open = match cors::layer(&state.doors.cors) {
+        Some(cors) => guarded.layer(cors),
+        None => guarded,
+    };
+    open.layer(axum::middleware::from_fn_with_state(state, observe))
 }
 
 /// axum adds `Allow`.
