@@ -13,7 +13,7 @@ mod suspects;
 pub use buffers::{Buffer, Buffers};
 pub use http::{Deadlines, HttpBackend, HttpOptions, HttpVersion, Token};
 pub use local::LocalBackend;
-pub(crate) use local::{blocking, check_limit, stream_range};
+pub(crate) use local::{Opened, blocking, check_limit, read_at, stream_range};
 pub use mirrors::Mirrors;
 pub use object::ObjectBackend;
 
@@ -80,7 +80,7 @@ pub async fn read_range(backend: &dyn Backend, object: &str, range: Range<u64>) 
     read_range_of(body, &backend.describe(object), &range).await
 }
 
-async fn read_range_of(mut body: ByteStream, name: &str, range: &Range<u64>) -> Result<Bytes> {
+pub(crate) async fn read_range_of(mut body: ByteStream, name: &str, range: &Range<u64>) -> Result<Bytes> {
     let len = range.end.saturating_sub(range.start);
     let Some(first) = body.next().await.transpose()? else {
         return Err(short(name.into(), range, 0));

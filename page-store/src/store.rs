@@ -1,21 +1,21 @@
 //! The reader.
 
 mod frames;
+mod objects;
 mod open;
 mod parts;
 
 pub(crate) use open::manifest as manifest_of;
 
 use crate::{
-    Backend, Error, Frame, FrameInfo, FrameNumber, HttpOptions, HttpVersion, Manifest, Mirrors, Result, Run, SlimDump,
-    WorkingSetObject, backend::blocking, index::IndexPart, working_set::WorkingSet,
+    Backend, Error, Frame, FrameInfo, FrameNumber, HttpOptions, HttpVersion, Manifest, Mirrors, NodeCache, Result, Run,
+    index::IndexPart,
 };
 use bytes::Bytes;
 use criu_images::{PageRange, Pid};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use parts::Parts;
 use std::{future::ready, ops::Range, sync::Arc};
-use tokio::io::AsyncWriteExt;
 
 /// Parts of the index that are fetched at once when many are needed.
 const PARTS_AT_ONCE: usize = 4;
@@ -30,6 +30,7 @@ pub struct Store {
     backend: Arc<dyn Backend>,
     parts: Arc<Parts>,
     decoders: Arc<frames::Decoders>,
+    cache: Option<NodeCache>,
 }
 
 impl Store {
@@ -76,7 +77,7 @@ impl Store {
 
     fn of(manifest: Arc<Manifest>, backend: Arc<dyn Backend>) -> Self {
         let parts = Arc::new(Parts::new(&manifest));
-        Self { manifest, backend, parts, decoders: Arc::default() }
+        Self { manifest, backend, parts, decoders: Arc::default(), cache: None }
     }
 
     /// The same store, index shared, over connections of its own ([`Backend::fresh`]).
@@ -102,6 +103,11 @@ impl Store {
     /// The same store, index shared, read through another backend: the agent wraps one that counts bytes.
     pub fn with_backend(&self, backend: Arc<dyn Backend>) -> Self {
         Self { backend, ..self.clone() }
+    }
+
+    /// The same store, index shared, read by way of a cache: frames and objects that are in it are not asked for.
+    pub fn with_cache(&self, cache: NodeCache) -> Self {
+        Self { cache: Some(cache), ..self.clone() }
     }
 
     /// All runs of a task that touch `range`, clipped to it, sorted by address, neighbours merged. Addresses without a run are not
@@ -147,49 +153,11 @@ impl Store {
         frames::stream(self.clone(), frames)
     }
 
-    /// Fetches the slim dump into an unlinked temporary file and checks its digest and every member.
-    pub async fn slim(&self) -> Result<SlimDump> {
-        let object = &self.manifest.slim.object;
-        let name = self.backend.describe(&object.object);
-        let temporary = Error::temporary_file;
-        let file = blocking(move || tempfile::tempfile().map_err(temporary)).await?;
-        let mut file = tokio::fs::File::from_std(file);
-        let mut hasher = blake3::Hasher::new();
-        if object.size > 0 {
-            // Backends give exactly so many bytes, or an error.
-            let mut body = self.backend.get_range(&object.object, 0..object.size).await?;
-            while let Some(chunk) = body.next().await.transpose()? {
-                hasher.update(&chunk);
-                file.write_all(&chunk).await.map_err(temporary)?;
-            }
-        }
-        file.flush().await.map_err(temporary)?;
-        let file = file.into_std().await;
-        if hasher.finalize().to_hex().as_str() != object.blake3 {
-            self.backend.forget(&object.object, &(0..object.size));
-            return Err(Error::Corrupt {
-                object: name,
-                place: "digest".into(),
-                problem: "not that of the manifest".into(),
-            });
-        }
-        let manifest = Arc::clone(&self.manifest);
-        blocking(move || SlimDump::from_archive(&name, file, &manifest)).await
-    }
-
-    /// A working set, its digest checked; its frames are not decoded yet.
-    pub async fn working_set(&self, set: &WorkingSetObject) -> Result<WorkingSet> {
-        let bytes = self.backend.get(&set.object.object, set.object.size).await?;
-        let name = self.backend.describe(&set.object.object);
-        parts::check_object(&name, &set.object, &bytes)
-            .inspect_err(|_| self.backend.forget(&set.object.object, &(0..set.object.size)))?;
-        WorkingSet::parse(&name, bytes, self.frame_count())
-    }
-
     /// The frame whose stored bytes these are, decoded and verified.
     pub async fn decode_frame(&self, frame: FrameNumber, stored: Bytes) -> Result<Frame> {
         let info = self.frame_info(frame).await?;
-        let plain = self.decode(frame, &info, stored)?;
+        let plain = self.decode(frame, &info, stored.clone())?;
+        self.keep(&info, stored);
         Ok(Frame::verified(frame, plain, info.stored_len))
     }
 
@@ -201,7 +169,7 @@ impl Store {
     }
 
     async fn part(&self, at: usize) -> Result<&IndexPart> {
-        self.parts.load(at, &self.manifest, &*self.backend).await
+        self.parts.load(at, self).await
     }
 
     pub(crate) fn no_such_frame(&self, frame: FrameNumber) -> Error {

@@ -118,7 +118,7 @@ pub(crate) fn stream_range(file: impl Positioned, range: Range<u64>) -> ByteStre
 }
 
 /// Reads a range that is no longer than [`CHUNK`].
-pub(super) async fn read_at(file: &impl Positioned, range: Range<u64>) -> Result<Bytes> {
+pub(crate) async fn read_at(file: &impl Positioned, range: Range<u64>) -> Result<Bytes> {
     let (at, len) = (range.start, to_usize(range.end - range.start));
     if let Some(bytes) = file.read_cached(at, len) {
         return Ok(bytes);
@@ -134,14 +134,14 @@ pub(super) async fn read_at(file: &impl Positioned, range: Range<u64>) -> Result
 
 /// An open file, and what to call it.
 #[derive(Debug, Clone)]
-pub(super) struct Opened {
+pub(crate) struct Opened {
     path: Arc<Path>,
-    pub(super) file: Arc<File>,
+    pub(crate) file: Arc<File>,
     buffers: Arc<Buffers>,
 }
 
 impl Opened {
-    pub(super) fn new(path: Arc<Path>, file: File, buffers: Arc<Buffers>) -> Self {
+    pub(crate) fn new(path: Arc<Path>, file: File, buffers: Arc<Buffers>) -> Self {
         Self { path, file: Arc::new(file), buffers }
     }
 }

@@ -17,6 +17,9 @@ use zstd::bulk::Decompressor;
 /// Decoders that are kept for the next stream; more streams than this at once are rare.
 const KEPT_DECODERS: usize = 16;
 
+/// Frames in a row that have to be in the cache for a request to end before them: what 1 Gbit/s carries in a millisecond.
+const BRIDGE: u64 = 4;
+
 /// zstd decoders that are not in use: making one costs as much as decoding a frame with it.
 #[derive(Default)]
 pub(super) struct Decoders(Mutex<Vec<Decompressor<'static>>>);
@@ -75,7 +78,13 @@ impl Reader {
         let info = self.store.frame_info(number).await?;
         let mut extent = match self.extent.take().filter(|extent| extent.end > number.0) {
             Some(extent) => extent,
-            None => self.begin(number, &info).await?,
+            None => {
+                if let Some(frame) = self.store.cached(number, &info).await {
+                    self.next += 1;
+                    return Ok(Some(frame));
+                }
+                self.begin(number, &info).await?
+            }
         };
         let name = || self.store.backend.describe(pack_of(&self.store, &info).map_or("", |p| &p.object.object));
         let stored = extent.take(&info, &name).await?;
@@ -87,15 +96,17 @@ impl Reader {
             // or is not worth the wait.
             let _ = extent.body.next().now_or_never();
         }
-        let bytes = self.store.decode(number, &info, stored)?;
+        let bytes = self.store.decode(number, &info, stored.clone())?;
+        self.store.keep(&info, stored);
         Ok(Some(Frame::verified(number, bytes, info.stored_len)))
     }
 
-    /// Asks for the frames from `first` on that are in the same pack and whose places are known.
+    /// Asks for the frames from `first` on that are in the same pack and whose places are known, up to where the cache has what follows.
     async fn begin(&mut self, first: FrameNumber, info: &FrameInfo) -> Result<Extent> {
         let store = &self.store;
         let pack = pack_of(store, info).ok_or_else(|| store.no_such_frame(first))?;
         let end = self.end.min(store.parts.extent_end(first));
+        let end = store.end_before_cached(first.0 + 1, end).await?;
         let last = store.frame_info(FrameNumber(end.saturating_sub(1))).await?;
         let until = last.offset.saturating_add(last.stored_len.into());
         let body = store.backend.get_range(&pack.object.object, info.offset..until).await?;
@@ -152,24 +163,60 @@ impl Store {
             let place = format!("frame {} (bytes {}..{end})", number.0, info.offset);
             Error::Corrupt { object: self.backend.describe(pack), place, problem }
         };
+        let encoding = pack_of(self, info).map_or(PackEncoding::Plain, |pack| pack.encoding);
+        self.plain(encoding, info, stored).map_err(corrupt)
+    }
+
+    /// The plain bytes of a frame; or what is wrong with them.
+    fn plain(&self, encoding: PackEncoding, info: &FrameInfo, stored: Bytes) -> Result<Bytes, String> {
         let plain_len = usize::from(info.pages) * PAGE_SIZE as usize;
-        let plain = match pack_of(self, info).map(|pack| pack.encoding) {
-            Some(PackEncoding::Plain) | None => stored,
-            Some(PackEncoding::Zstd) => {
-                let mut decoder = self.decoders.take().map_err(|e| corrupt(e.to_string()))?;
+        let plain = match encoding {
+            PackEncoding::Plain => stored,
+            PackEncoding::Zstd => {
+                let mut decoder = self.decoders.take().map_err(|e| e.to_string())?;
                 // Decodes into exactly so much room; more is an error.
-                let plain = decoder.decompress(&stored, plain_len).map_err(|e| corrupt(e.to_string()));
+                let plain = decoder.decompress(&stored, plain_len).map_err(|e| e.to_string());
                 self.decoders.give_back(decoder);
                 Bytes::from(plain?)
             }
         };
         if plain.len() != plain_len {
-            return Err(corrupt(format!("{} bytes, not {plain_len}", plain.len())));
+            return Err(format!("{} bytes, not {plain_len}", plain.len()));
         }
         let digest = Digest::of(&plain);
         if digest != info.digest {
-            return Err(corrupt(format!("its digest is {digest}, the index says {}", info.digest)));
+            return Err(format!("its digest is {digest}, the index says {}", info.digest));
         }
         Ok(plain)
+    }
+
+    /// Just past the last frame before `end` that has to be asked for by the same request: a few that are in the cache are let come along, since
+    /// another request would take longer than they do.
+    async fn end_before_cached(&self, from: u64, end: u64) -> Result<u64> {
+        let Some(cache) = &self.cache else { return Ok(end) };
+        let mut wanted = from;
+        for number in from..end {
+            if number - wanted >= BRIDGE {
+                break;
+            }
+            if !cache.has_frame(&self.frame_info(FrameNumber(number)).await?.digest) {
+                wanted = number + 1;
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// A frame that the cache has. It cost nothing on the way here.
+    async fn cached(&self, number: FrameNumber, info: &FrameInfo) -> Option<Frame> {
+        let decode = |encoding, stored| self.plain(encoding, info, stored);
+        let plain = self.cache.as_ref()?.frame(&info.digest, decode).await?;
+        Some(Frame::verified(number, plain, 0))
+    }
+
+    /// Keeps a frame that was verified in the cache, if there is one.
+    pub(super) fn keep(&self, info: &FrameInfo, stored: Bytes) {
+        if let (Some(cache), Some(pack)) = (&self.cache, pack_of(self, info)) {
+            cache.keep_frame(&info.digest, pack.encoding, stored);
+        }
     }
 }

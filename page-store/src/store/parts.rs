@@ -1,7 +1,8 @@
 //! The parts of an index, each loaded once, when it is first needed.
 
+use super::Store;
 use crate::{
-    Backend, Error, FrameNumber, Manifest, ObjectRef, Result,
+    Error, FrameNumber, Manifest, Result,
     backend::blocking,
     index::{IndexPart, PartBounds},
 };
@@ -72,36 +73,23 @@ impl Parts {
     }
 
     /// A part, fetched and checked if this is the first time.
-    pub(super) async fn load(&self, at: usize, manifest: &Arc<Manifest>, backend: &dyn Backend) -> Result<&IndexPart> {
+    pub(super) async fn load(&self, at: usize, store: &Store) -> Result<&IndexPart> {
         let missing =
             move |object: String| Error::Corrupt { object, place: format!("index[{at}]"), problem: "missing".into() };
-        let (Some(part), Some(entry)) = (self.parts.get(at), manifest.index.get(at)) else {
-            return Err(missing(backend.describe(crate::MANIFEST_NAME)));
+        let (Some(part), Some(entry)) = (self.parts.get(at), store.manifest.index.get(at)) else {
+            return Err(missing(store.backend.describe(crate::MANIFEST_NAME)));
         };
         let load = || async {
-            let name = backend.describe(&entry.object.object);
-            let bytes = backend.get(&entry.object.object, entry.object.size).await?;
-            let manifest = Arc::clone(manifest);
+            let name = store.backend.describe(&entry.object.object);
+            let bytes = store.object(&entry.object).await?;
+            let manifest = Arc::clone(&store.manifest);
             // A full part takes some 50 ms.
             let decode = move || {
-                check_object(&name, &manifest.index[at].object, &bytes)?;
                 let bounds = PartBounds::of(&manifest, at).ok_or_else(|| missing(name.clone()))?;
                 IndexPart::decode(&name, &bytes, &bounds)
             };
-            blocking(decode).await.inspect_err(|_| backend.forget(&entry.object.object, &(0..entry.object.size)))
+            blocking(decode).await.inspect_err(|_| store.backend.forget(&entry.object.object, &(0..entry.object.size)))
         };
         part.loaded.get_or_try_init(load).await
     }
-}
-
-/// Whether an object is the one that the manifest names.
-pub(super) fn check_object(name: &str, object: &ObjectRef, bytes: &[u8]) -> Result<()> {
-    let corrupt = |place: &str, problem: String| Error::Corrupt { object: name.into(), place: place.into(), problem };
-    if bytes.len() as u64 != object.size {
-        return Err(corrupt("length", format!("{} bytes, but the manifest says {}", bytes.len(), object.size)));
-    }
-    if blake3::hash(bytes).to_hex().as_str() != object.blake3 {
-        return Err(corrupt("digest", "not that of the manifest".into()));
-    }
-    Ok(())
 }
