@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use page_store::HttpVersion;
 use std::{path::PathBuf, time::Duration};
 
-pub use crate::access::AccessArgs;
+pub use crate::{access::AccessArgs, cache::CacheArgs};
 
 /// Restores CRIU checkpoints from a page store: processes run at once, their memory follows.
 #[derive(Parser, Debug)]
@@ -31,7 +31,8 @@ pub enum Command {
     /// Restore in one command: fetch the slim dump, run `criu restore --lazy-pages`, fill the memory.
     #[command(after_help = "Examples:\n  \
             pageferry-agent restore http://10.0.0.5:8080/store\n  \
-            pageferry-agent restore https://cdn.example.com/ckpt/redis --complete never -- --shell-job --tcp-established")]
+            pageferry-agent restore https://cdn.example.com/ckpt/redis --complete never -- --shell-job --tcp-established\n  \
+            pageferry-agent restore s3://checkpoints/redis --cache-dir /var/cache/pageferry --cache-size 20G")]
     Restore(RestoreArgs),
     /// Check whether a restore works here: kernel, userfaultfd, CRIU, limits; and, with a store, whether it can be had and restored.
     #[command(after_help = "Examples:\n  \
@@ -57,6 +58,9 @@ pub struct PagerArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub access: AccessArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
     /// Folder for the lazy-pages socket and log files [default: the images directory].
     #[arg(short = 'W', long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
@@ -255,6 +259,11 @@ impl PagerArgs {
 }
 
 fn rate(text: &str) -> Result<u64, String> {
+    bytes(text).filter(|rate| *rate > 0).ok_or_else(|| "give bytes per second, for instance 500k or 12M".into())
+}
+
+/// A number with a unit or without: k, M, G and T are thousands, millions, and so on.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
         Some(at) => text.split_at(at),
         None => (text, ""),
@@ -264,10 +273,10 @@ fn rate(text: &str) -> Result<u64, String> {
         "k" | "K" => 1_000,
         "m" | "M" => 1_000_000,
         "g" | "G" => 1_000_000_000,
-        _ => return Err("the units are k, M and G".into()),
+        "t" | "T" => 1_000_000_000_000,
+        _ => return None,
     };
-    let rate = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|rate| *rate > 0);
-    rate.ok_or_else(|| "give bytes per second, for instance 500k or 12M".into())
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -18,7 +18,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use nix::sys::eventfd::EventFd;
-use page_store::Store;
+use page_store::{NodeCache, Store};
 use std::{
     fs::File,
     io::Write,
@@ -29,6 +29,9 @@ use std::{
 };
 use tokio::runtime::Runtime;
 
+/// How long the end of a restore may wait for a disk: what is not in the cache by then is fetched again some day.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// A pager that listens, and will serve one restore.
 pub struct Pager {
     engine: JoinHandle<Result<()>>,
@@ -37,6 +40,7 @@ pub struct Pager {
     status: Arc<Status>,
     signals: Signals,
     guarded: Guarded,
+    cache: Option<NodeCache>,
 }
 
 /// What a pager needs of its surroundings.
@@ -112,6 +116,7 @@ impl Pager {
         guarded.sure(guarded.watch())?;
         let begun = start.ledger.restored;
         let fd_store = guarded.store().cloned();
+        let cache = store.cache().cloned();
         let engine = Engine::new(start, store, fetcher, plan, orders.clone(), status.clone(), guarded.clone())?;
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
             let outcome = engine.run();
@@ -125,7 +130,7 @@ impl Pager {
         }
         guarded.store().inspect(|store| store.ready());
         status.reached(Moment::Listening);
-        Ok(Self { engine, orders, wake, status, signals, guarded })
+        Ok(Self { engine, orders, wake, status, signals, guarded, cache })
     }
 
     /// Waits until every process is whole or gone. A signal makes it finish early: it completes all processes at once and then ends,
@@ -161,6 +166,10 @@ impl Pager {
         };
         drop(progress);
         outcome.map_err(|_| anyhow::anyhow!("the engine's thread panicked; this is a bug, please report it"))??;
+        if let Some(cache) = self.cache {
+            // What has come is there for the next restore.
+            let _ = tokio::task::spawn_blocking(move || cache.flush(FLUSH)).await;
+        }
         let summary = self.status.summary();
         if json {
             println!("{}", serde_json::to_string(&summary)?);
@@ -236,9 +245,20 @@ impl Signals {
 pub(crate) async fn open_store(locations: &[String], args: &PagerArgs, status: &Arc<Status>) -> Result<Store> {
     let names = locations.join(", ");
     let http = args.access.options(args.http_version())?;
-    let store = at_first(&names, || Store::open_mirrors(locations, http.clone())).await;
-    let store = store.with_context(|| format!("opening the page store {names}"))?;
-    Ok(counting(store, status))
+    let opened = async {
+        let store = at_first(&names, || Store::open_mirrors(locations, http.clone())).await;
+        store.with_context(|| format!("opening the page store {names}"))
+    };
+    let cache = async { Ok(args.cache.open(status).await?) };
+    let (store, cache) = tokio::try_join!(opened, cache)?;
+    Ok(with_cache(counting(store, status), cache))
+}
+
+fn with_cache(store: Store, cache: Option<NodeCache>) -> Store {
+    match cache {
+        Some(cache) => store.with_cache(cache),
+        None => store,
+    }
 }
 
 fn counting(store: Store, status: &Arc<Status>) -> Store {
@@ -253,9 +273,10 @@ pub(crate) fn runtime() -> Result<Runtime> {
 /// Opens again the store of a restore that another agent has begun. It has worked before, and gives up as little as a fetch does.
 pub(crate) async fn reopen_store(locations: &[String], args: &PagerArgs, left: &Left, status: &Arc<Status>) -> Store {
     let http = args.access.options_again(args.http_version()).await;
+    let cache = args.cache.open_again(status).await;
     loop {
         match Store::reopen_mirrors(locations, http.clone(), &left.ledger.manifest).await {
-            Ok(store) => return counting(store, status),
+            Ok(store) => return with_cache(counting(store, status), cache),
             Err(error) => tracing::error!("opening the page store again: {error}; trying again"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -14,6 +14,7 @@
 
 mod access;
 pub mod address_space;
+mod cache;
 pub mod cli;
 mod counting;
 mod criu;
@@ -38,4 +39,5 @@ pub mod status;
 mod tree;
 pub mod uffd;
 
+pub use cache::Refused;
 pub use engine::{Complete, OnMissing};

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use pageferry_agent::{
+    Refused,
     cli::{Cli, Command, LogFormat, PagerArgs, normalise},
     daemon, doctor,
     fd_store::FdStore,
@@ -50,6 +51,10 @@ fn main() -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<Refused>() {
+        // As for other wrong words (clap's).
+        return 2;
+    }
     let stopped = error.downcast_ref::<restore::Stopped>();
     stopped.and_then(|stopped| u8::try_from(128 + stopped.signal).ok()).unwrap_or(1)
 }

@@ -7,10 +7,11 @@ pub use stall_buckets::StallBuckets;
 pub use tasks::{TaskMissing, TaskTable};
 
 use hdrhistogram::Histogram;
+use page_store::CacheCounters;
 use serde::Serialize;
 use std::{
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -18,8 +19,9 @@ use std::{
 
 const LASTING: usize = 16;
 const MOMENTS: usize = 5;
+const OF_CACHE: usize = 6;
 /// Words that [`Status::save`] takes.
-pub(crate) const SAVED: usize = LASTING + MOMENTS;
+pub(crate) const SAVED: usize = LASTING + MOMENTS + OF_CACHE;
 
 /// An hour, in nanoseconds.
 const LONGEST_STALL: u64 = 3_600_000_000_000;
@@ -70,6 +72,8 @@ pub struct Status {
     pub read_ahead_unused: AtomicU64,
     /// How often the guard process was made anew.
     pub guards: AtomicU64,
+    /// What the node's cache was good for.
+    pub cache: Arc<CacheCounters>,
     /// Whether the store cannot be reached just now.
     pub outage: AtomicBool,
     /// What each task lacks.
@@ -161,6 +165,7 @@ impl Status {
             processes_killed: 0.into(),
             take_overs: 0.into(),
             guards: 0.into(),
+            cache: Arc::default(),
             outage: false.into(),
             tasks: TaskTable::default(),
             stall_buckets: StallBuckets::default(),
@@ -192,11 +197,20 @@ impl Status {
         ]
     }
 
+    /// The same of the cache.
+    fn of_cache(&self) -> [&AtomicU64; OF_CACHE] {
+        let CacheCounters { hits, misses, bytes, kept_bytes, skipped, wrong } = &*self.cache;
+        [hits, misses, bytes, kept_bytes, skipped, wrong]
+    }
+
     /// Puts counters and moments where the next agent finds them.
     pub(crate) fn save(&self, to: &[AtomicU64]) {
         let counters = self.lasting().map(|counter| counter.load(Relaxed));
         let moments = self.moments().slots().map(|moment| moment.unwrap_or(f64::NAN).to_bits());
-        to.iter().zip(counters.into_iter().chain(moments)).for_each(|(to, value)| to.store(value, Relaxed));
+        let of_cache = self.of_cache().map(|counter| counter.load(Relaxed));
+        to.iter()
+            .zip(counters.into_iter().chain(moments).chain(of_cache))
+            .for_each(|(to, value)| to.store(value, Relaxed));
     }
 
     /// Goes on from what an agent before has saved.
@@ -204,8 +218,10 @@ impl Status {
         let mut values = from.iter().map(|value| value.load(Relaxed));
         self.lasting().into_iter().zip(&mut values).for_each(|(counter, value)| counter.store(value, Relaxed));
         let mut moments = self.moments.lock().unwrap_or_else(|e| e.into_inner());
-        let seconds = values.map(f64::from_bits).map(|moment| Some(moment).filter(|m| m.is_finite()));
+        let seconds =
+            values.by_ref().take(MOMENTS).map(f64::from_bits).map(|moment| Some(moment).filter(|m| m.is_finite()));
         moments.slots_mut().into_iter().zip(seconds).for_each(|(slot, moment)| *slot = moment);
+        self.of_cache().into_iter().zip(values).for_each(|(counter, value)| counter.store(value, Relaxed));
     }
 
     /// A fault was answered so long after it was read.
@@ -274,6 +290,12 @@ impl Status {
             processes_killed: self.processes_killed.load(Relaxed),
             take_overs: self.take_overs.load(Relaxed),
             guards: self.guards.load(Relaxed),
+            cache_hits: self.cache.hits.load(Relaxed),
+            cache_misses: self.cache.misses.load(Relaxed),
+            cache_bytes: self.cache.bytes.load(Relaxed),
+            cache_kept_bytes: self.cache.kept_bytes.load(Relaxed),
+            cache_skipped: self.cache.skipped.load(Relaxed),
+            cache_wrong: self.cache.wrong.load(Relaxed),
             read_ahead_precision: self.read_ahead_precision(),
             stalls: self.stalls(),
             cpu_seconds: cpu_seconds(),
@@ -305,6 +327,12 @@ pub struct Summary {
     pub processes_killed: u64,
     pub take_overs: u64,
     pub guards: u64,
+    pub cache_hits: u64,
+    pub cache_misses: u64,
+    pub cache_bytes: u64,
+    pub cache_kept_bytes: u64,
+    pub cache_skipped: u64,
+    pub cache_wrong: u64,
     pub read_ahead_precision: Option<f64>,
     pub stalls: Option<Stalls>,
     pub cpu_seconds: f64,
@@ -358,6 +386,18 @@ impl std::fmt::Display for Summary {
             self.retries,
             self.digest_failures
         )?;
+        if self.cache_hits + self.cache_misses > 0 {
+            writeln!(
+                f,
+                "cache   {:.1} MiB in {} hits, {} misses; {:.1} MiB kept, {} not kept, {} wrong",
+                self.cache_bytes as f64 / (1 << 20) as f64,
+                self.cache_hits,
+                self.cache_misses,
+                self.cache_kept_bytes as f64 / (1 << 20) as f64,
+                self.cache_skipped,
+                self.cache_wrong
+            )?;
+        }
         if let Some(stalls) = self.stalls {
             let ms = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
             writeln!(f, "stalls  p50 {}, p99 {}, longest {}", ms(stalls.p50), ms(stalls.p99), ms(stalls.max))?;

@@ -110,6 +110,11 @@ impl Store {
         Self { cache: Some(cache), ..self.clone() }
     }
 
+    /// The cache that it is read by way of.
+    pub fn cache(&self) -> Option<&NodeCache> {
+        self.cache.as_ref()
+    }
+
     /// All runs of a task that touch `range`, clipped to it, sorted by address, neighbours merged. Addresses without a run are not
     /// in the store. Loads (once) the parts of the index that it needs.
     pub async fn runs(&self, pid: Pid, range: PageRange) -> Result<Vec<Run>> {

@@ -27,9 +27,14 @@ pub struct Host {
 impl Host {
     /// `pageferry-server`, on a store or a raw checkpoint.
     pub fn server(work: &Workdir, store: &Path) -> Result<Self> {
+        Self::server_with(work, store, &[])
+    }
+
+    /// The same with more options.
+    pub fn server_with(work: &Workdir, store: &Path, options: &[&str]) -> Result<Self> {
         let port = free_port()?;
         let mut server = Command::new(tools::binary("pageferry-server")?);
-        server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]);
+        server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]).args(options);
         Self::start("pageferry-server", server, work.path().join("server.log"), port, "/store")
     }
 

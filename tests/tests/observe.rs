@@ -35,6 +35,12 @@ fn assert_same(metrics: &BTreeMap<String, f64>, summary: &Value) {
         ("pageferry_agent_store_retries_total", "/retries"),
         ("pageferry_agent_store_hedges_total", "/hedges"),
         ("pageferry_agent_digest_failures_total", "/digest_failures"),
+        ("pageferry_agent_cache_hits_total", "/cache_hits"),
+        ("pageferry_agent_cache_misses_total", "/cache_misses"),
+        ("pageferry_agent_cache_bytes_total", "/cache_bytes"),
+        ("pageferry_agent_cache_kept_bytes_total", "/cache_kept_bytes"),
+        ("pageferry_agent_cache_skipped_total", "/cache_skipped"),
+        ("pageferry_agent_cache_wrong_total", "/cache_wrong"),
         ("pageferry_agent_take_overs_total", "/take_overs"),
         ("pageferry_agent_processes_total", "/processes"),
         ("pageferry_agent_moment_seconds{moment=\"restored\"}", "/seconds/restored"),
@@ -51,7 +57,8 @@ fn the_endpoint_tells_what_the_summary_will() -> Result<()> {
     let port = free_port()?;
     let cell = Cell::new()?;
     let address = format!("127.0.0.1:{port}");
-    let options = ["--complete", "never", "--json", "--metrics", &address];
+    let cache = work.path().join("cache").display().to_string();
+    let options = ["--complete", "never", "--json", "--metrics", &address, "--cache-dir", &cache];
     let mut pager = Pager::start(&host.url(), &split.slim, &work.folder("pager")?, &options)?;
     assert_eq!(http::get(port, "/healthz")?, "ok\n");
     assert_eq!(metrics(port)?["pageferry_agent_faults_total"], 0.0);

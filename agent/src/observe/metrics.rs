@@ -10,6 +10,7 @@ pub(super) fn text(status: &Status) -> String {
     faults(&mut text, status);
     pages(&mut text, status);
     store(&mut text, status);
+    cache(&mut text, status);
     process(&mut text, status);
     text.finish()
 }
@@ -107,6 +108,20 @@ fn store(text: &mut Text, status: &Status) {
         "1 while the store cannot be reached and processes wait.",
         u8::from(status.outage.load(Relaxed)),
     );
+}
+
+fn cache(text: &mut Text, status: &Status) {
+    let cache = &status.cache;
+    for (name, help, value) in [
+        ("pageferry_agent_cache_hits_total", "Frames and objects that came from the node's cache.", &cache.hits),
+        ("pageferry_agent_cache_misses_total", "Frames and objects that it did not have.", &cache.misses),
+        ("pageferry_agent_cache_bytes_total", "Bytes that came from it, as stored.", &cache.bytes),
+        ("pageferry_agent_cache_kept_bytes_total", "Bytes that were put into it, as stored.", &cache.kept_bytes),
+        ("pageferry_agent_cache_skipped_total", "Frames and objects that were not put into it.", &cache.skipped),
+        ("pageferry_agent_cache_wrong_total", "Records of it that were not what they should be.", &cache.wrong),
+    ] {
+        text.counter(name, help, value.load(Relaxed));
+    }
 }
 
 fn process(text: &mut Text, status: &Status) {
