@@ -48,6 +48,8 @@ pub(crate) struct Cli {
 pub(crate) enum Measurement {
     /// Speed and memory of `pageferry-strip split`.
     Split,
+    /// `split` to an object store over a link.
+    Upload,
     /// Memory of agent and server during a restore.
     #[value(name = "memory")]
     Peaks,

@@ -9,6 +9,8 @@ pub(crate) const MIB: f64 = 1_048_576.0;
 
 /// Dumped pages that `split` takes in at the default level, on two cores.
 pub(crate) const SPLIT_MB_PER_SECOND: f64 = 300.0;
+/// `split` to an object store, against the slower of compressor and link.
+pub(crate) const UPLOAD: f64 = 1.2;
 /// Memory of `split`, whatever the size of the checkpoint.
 pub(crate) const SPLIT_MIB: f64 = 200.0;
 /// Memory of the agent while 1 GB is restored.

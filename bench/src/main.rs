@@ -27,6 +27,7 @@ mod split;
 mod stats;
 mod subject;
 mod synthetic;
+mod upload;
 
 use std::process::ExitCode;
 

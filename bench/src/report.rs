@@ -167,6 +167,12 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
              of all processors' time that other processes, and the kernel itself, took meanwhile.",
             &["checkpoint", "pages, MB", "runs", "rate", "processor time per GB", "peak memory", "taken by others"],
         ),
+        Measurement::Upload => (
+            "Upload",
+            "`pageferry-strip split` to a folder, and to an S3 server (s3s-fs) of the same machine and cores through a TCP proxy that delays and paces; what the slower of \
+             compressor and link allows is the larger of the time to the folder and all stored bytes at the link's rate.",
+            &["checkpoint", "link", "stored MB", "to the bucket", "to a folder", "the slower of both"],
+        ),
         Measurement::Peaks => (
             "Memory",
             "One `pageferry-server` for all runs. Both commands of the agent restore the process while a client reads\n\

@@ -18,7 +18,7 @@ use crate::{
     report::Report,
     restore, serve, size, split,
     subject::{self, Subject},
-    synthetic,
+    synthetic, upload,
 };
 
 /// Runs of each measurement; of large checkpoints, and with `--quick`.
@@ -141,6 +141,7 @@ pub(crate) fn prepare<'a>(subject: &'a Subject, folder: &Path, needs_split: bool
 fn measure(bench: &Bench, scene: &Scene, measurement: Measurement) -> Result<crate::report::Outcome> {
     match measurement {
         Measurement::Split => split::measure(bench, scene),
+        Measurement::Upload => upload::measure(bench, scene),
         Measurement::Peaks => memory::measure(bench, scene),
         Measurement::Size => size::stored(scene),
         Measurement::Index => size::index(scene),

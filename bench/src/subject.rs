@@ -3,7 +3,7 @@
 use pageferry_tests::programs::{Gunicorn, Java, Memory, Node, Program, Redis};
 
 use crate::{
-    cli::Measurement::{self, Distance, Fault, Growth, Index, Large, Peaks, Restore, Serve, Size, Split},
+    cli::Measurement::{self, Distance, Fault, Growth, Index, Large, Peaks, Restore, Serve, Size, Split, Upload},
     synthetic,
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn all() -> [Subject; 9] {
         subject("node", || Box::new(Node { objects: 300_000 }), &[Size, Restore, Distance]),
         subject("gunicorn", || Box::new(Gunicorn { items: 250_000 }), &[Size, Restore, Distance]),
         subject("java", || Box::new(Java { objects: 1_000_000 }), &[Size, Restore, Distance]),
-        subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Peaks]),
+        subject("redis-1gb", || Box::new(Redis { keys: 740_000 }), &[Index, Peaks, Upload]),
         // The index of a tree that shares pages has more runs to list than that of one large process.
         subject("gunicorn-1gb", || Box::new(Gunicorn { items: 485_000 }), &[Index]),
         Subject {

@@ -42,6 +42,11 @@ impl S3 {
         format!("s3://{}/{path}", Self::BUCKET)
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What a client needs in its environment.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         environment(self.port)
