@@ -5,10 +5,10 @@ use anyhow::Result;
 use clap::Args;
 use page_store::{Error, MIN_CACHE_BYTES, NodeCache};
 use std::{path::PathBuf, time::Duration};
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, time::timeout};
 
-/// How often an open cache looks what others have done to it.
-const TIDY: Duration = Duration::from_secs(5);
+/// How long a cache may take to open; one of 10 GB takes a tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where to keep what came from stores.
 #[derive(Args, Debug, Clone, Default)]
@@ -33,20 +33,22 @@ impl CacheArgs {
     pub(crate) async fn open(&self, status: &Status) -> Result<Option<NodeCache>, Refused> {
         let Some(folder) = self.cache_dir.clone() else { return Ok(None) };
         let (size, counters) = (self.cache_size, status.cache.clone());
-        match spawn_blocking(move || NodeCache::open(&folder, size, counters)).await {
-            Ok(Ok(cache)) => {
-                tokio::spawn(keep_tidy(cache.clone()));
-                Ok(Some(cache))
-            }
-            Ok(Err(error @ Error::Unsupported { .. })) => Err(Refused(error)),
-            Ok(Err(error)) => {
+        let (sender, opened) = oneshot::channel();
+        // Not the runtime's: it would wait for a disk that hangs, in the end.
+        let open = move || drop(sender.send(NodeCache::open(&folder, size, counters)));
+        // One that cannot be started has dropped its sender.
+        let _ = std::thread::Builder::new().name("cache".into()).spawn(open);
+        match timeout(PATIENCE, opened).await {
+            Ok(Ok(Ok(cache))) => Ok(Some(cache)),
+            Ok(Ok(Err(error @ Error::Unsupported { .. }))) => Err(Refused(error)),
+            Ok(Ok(Err(error))) => {
                 tracing::warn!(
                     "--cache-dir {error}: going on without a cache; name a folder of this machine that can be written to"
                 );
                 Ok(None)
             }
-            Err(error) => {
-                tracing::error!("opening the cache: {error}; going on without");
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("--cache-dir: does not open within {} s: going on without a cache", PATIENCE.as_secs());
                 Ok(None)
             }
         }
@@ -58,14 +60,6 @@ impl CacheArgs {
             tracing::error!("{error}; going on without a cache");
             None
         })
-    }
-}
-
-async fn keep_tidy(cache: NodeCache) {
-    loop {
-        tokio::time::sleep(TIDY).await;
-        let cache = cache.clone();
-        let _ = spawn_blocking(move || cache.tidy()).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     figures::Figure,
     link::{CONTINENT, LOOPBACK, Link, REGION},
-    method::Method::{self, Criu, CriuLocal, Full, LazyPages, LazyPagesSet, Local, Restore, RestoreSet},
+    method::Method::{self, Cached, Criu, CriuLocal, Full, LazyPages, LazyPagesSet, Local, Restore, RestoreSet},
     restore::Runs,
     stats::Samples,
 };
@@ -24,6 +24,8 @@ const LOOPBACK_FIRST: f64 = 1.0;
 const LOOPBACK_WHOLE_SOONER: f64 = 1.5;
 /// From local files, against `criu lazy-pages`.
 const LOCAL_WHOLE: f64 = 1.2;
+/// With everything in the node's cache, however far the store is: how much later than from a local store.
+const CACHED_REPLY: f64 = 1.1;
 /// Bytes on the wire until whole: CRIU's per byte of ours.
 const WIRE: [(&str, f64); 3] = [("node", 6.0), ("gunicorn", 14.0), ("redis", 2.3)];
 
@@ -44,6 +46,7 @@ pub(crate) fn restores<'a>(name: &str, link: Link, of: &dyn Fn(Method) -> Option
         no_later(LazyPages, Criu, "first reply", |runs| &runs.first, LOOPBACK_FIRST);
         no_later(Local, CriuLocal, "whole", |runs| &runs.whole, LOCAL_WHOLE);
     }
+    no_later(Cached, Local, "first reply", |runs| &runs.first, CACHED_REPLY);
     if link == REGION {
         no_later(LazyPagesSet, Full, "first reply", |runs| &runs.first, EAGER_AGENT);
         no_later(RestoreSet, Full, "first reply", |runs| &runs.first, EAGER_URL);

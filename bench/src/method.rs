@@ -19,10 +19,14 @@ pub(crate) enum Method {
     Faults,
     /// From a store in a folder of this machine.
     Local,
+    /// From afar, with all of it in the node's cache; without a working set.
+    Cached,
     /// `pageferry-agent restore URL`, which has nothing but the address.
     Restore,
     /// The same, with a working set.
     RestoreSet,
+    /// The same, without one, with all of it in the node's cache.
+    RestoreCached,
     /// `criu lazy-pages` and `criu page-server`.
     Criu,
     /// `criu lazy-pages` on the full dump, of this machine.
@@ -32,7 +36,8 @@ pub(crate) enum Method {
 }
 
 use Method::{
-    Criu, CriuLocal, Faults, Full, Http2, LazyPages, LazyPagesSet, Local, Nginx, NginxSet, Restore, RestoreSet,
+    Cached, Criu, CriuLocal, Faults, Full, Http2, LazyPages, LazyPagesSet, Local, Nginx, NginxSet, Restore,
+    RestoreCached, RestoreSet,
 };
 
 /// What the set is called.
@@ -58,8 +63,22 @@ impl Method {
         }
         match link {
             NEAR => &[LazyPages, LazyPagesSet, Restore, RestoreSet, Criu, Full],
-            REGION => &[LazyPages, LazyPagesSet, Nginx, NginxSet, Http2, Faults, Restore, RestoreSet, Criu, Full],
-            _ => &[LazyPages, LazyPagesSet, Http2, Restore, RestoreSet, Criu, Full],
+            REGION => &[
+                LazyPages,
+                LazyPagesSet,
+                Nginx,
+                NginxSet,
+                Http2,
+                Faults,
+                Local,
+                Cached,
+                Restore,
+                RestoreSet,
+                RestoreCached,
+                Criu,
+                Full,
+            ],
+            _ => &[LazyPages, LazyPagesSet, Http2, Local, Cached, Restore, RestoreSet, RestoreCached, Criu, Full],
         }
     }
 
@@ -72,8 +91,10 @@ impl Method {
             Http2 => "agent, HTTP/2",
             Faults => "agent, faults only",
             Local => "agent, local store",
+            Cached => "agent, node cache",
             Restore => "agent restore URL",
             RestoreSet => "agent restore URL, set",
+            RestoreCached => "agent restore URL, node cache",
             Criu => "CRIU page-server",
             CriuLocal => "CRIU lazy-pages, local",
             Full => "CRIU, full dump here",
@@ -89,6 +110,11 @@ impl Method {
             _ => &[],
         };
         [&["--json", "--working-set", set], more].concat()
+    }
+
+    /// Whether the node's cache has everything.
+    pub(crate) fn is_cached(self) -> bool {
+        matches!(self, Cached | RestoreCached)
     }
 
     /// Whether nginx is the host.

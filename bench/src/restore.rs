@@ -85,6 +85,8 @@ struct Stage<'a> {
     nginx: String,
     /// CRIU's own daemon cannot read a dump with a tripwire.
     plain_slim: &'a Path,
+    /// The folder of the node's cache.
+    cache: String,
 }
 
 /// Restores a program over each link by each method in turn, in another order each time.
@@ -129,7 +131,11 @@ pub(crate) fn compare(
             None => host.url(),
         };
         let (server, nginx) = (url(&server, &server_link), url(&nginx, &nginx_link));
-        let stage = Stage { scene, link: *link, server, nginx, plain_slim: &plain.slim };
+        let cache = scene.work.path().join("node-cache").display().to_string();
+        let stage = Stage { scene, link: *link, server, nginx, plain_slim: &plain.slim, cache };
+        if methods.iter().any(|method| method.is_cached()) {
+            stage.fill_cache()?;
+        }
         let runs = stage.all_runs(bench, methods)?;
         outcome.add(of_link(scene.subject.name, *link, &runs));
         all.push(runs);
@@ -183,6 +189,19 @@ impl Stage<'_> {
         Ok(runs)
     }
 
+    /// A restore like those that follow.
+    fn fill_cache(&self) -> Result<()> {
+        let (cell, folder) = (Cell::new()?, self.scene.work.folder("fill-cache")?);
+        let options = ["--working-set", "none", "--cache-dir", &self.cache];
+        agent_restore(&cell, &self.server, &folder.join("images"), &options, &[])?;
+        Ok(fs::remove_dir_all(&folder)?)
+    }
+
+    fn options(&self, method: Method) -> Vec<&str> {
+        let cache: &[&str] = if method.is_cached() { &["--cache-dir", &self.cache] } else { &[] };
+        [&method.options(), cache].concat()
+    }
+
     /// One restore. `check` compares every byte afterwards, which takes time of its own.
     fn restore(&self, method: Method, folder: &Path, check: bool) -> Result<Restored> {
         let scene = self.scene;
@@ -199,8 +218,8 @@ impl Stage<'_> {
         };
         // The clock starts with `criu restore`, or with `pageferry-agent restore`; the other daemons listen by then.
         let timed = match method {
-            Method::Restore | Method::RestoreSet => during(REPLIES, &mut |_| {
-                let output = agent_restore(&cell, store, &folder.join("images"), &method.options(), &[])?;
+            Method::Restore | Method::RestoreSet | Method::RestoreCached => during(REPLIES, &mut |_| {
+                let output = agent_restore(&cell, store, &folder.join("images"), &self.options(method), &[])?;
                 restored.summary = Some(Summary::find(&tools::text(&output.stdout))?);
                 Ok(())
             })?,
@@ -247,7 +266,7 @@ impl Stage<'_> {
                 return Ok(restored);
             }
             _ => {
-                let mut pager = Some(Pager::start(store, &split.slim, folder, &method.options())?);
+                let mut pager = Some(Pager::start(store, &split.slim, folder, &self.options(method))?);
                 during(REPLIES, &mut |start| {
                     criu_restore(&cell, &split.slim, folder, &["--lazy-pages"])?;
                     restored.restored = Some(start.elapsed().as_secs_f64());

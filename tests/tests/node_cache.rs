@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
@@ -15,8 +16,8 @@ use nix::{
     unistd::Pid,
 };
 use pageferry_tests::{
-    Cell, Checkpoint, Host, Pager, Pair, Result, Role, Split, Workdir, agent_restore, compare_memory, criu_restore,
-    split, tools,
+    Cell, Checkpoint, Host, Pager, Pair, Result, Role, SlowLink, Speed, Split, Workdir, agent_restore, compare_memory,
+    criu_restore, split, tools,
 };
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ impl Watched {
 
     /// Objects that were asked for since this was last called, in order. The last ones may be a moment late.
     fn asked(&self) -> Result<Vec<String>> {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(200));
         let log = fs::read_to_string(&self.log)?;
         fs::File::options().write(true).open(&self.log)?.set_len(0)?;
         let words = log.split_whitespace().filter_map(|word| word.trim_matches('"').strip_prefix("/store/"));
@@ -158,7 +159,7 @@ fn an_agent_that_takes_over_goes_on_with_the_cache() -> Result<()> {
         criu_restore(&cell, &split.slim, pager.work(), &["--lazy-pages"])?;
         checkpoint.first_reply(&cell)?;
         // Counters are saved four times a second.
-        std::thread::sleep(std::time::Duration::from_millis(600));
+        std::thread::sleep(Duration::from_millis(600));
         assert!(Pair::new(&folder).kill(Role::Agent)?);
         checkpoint.check(&cell)?;
         kill(Pid::from_raw(pager.daemon().pid()), Signal::SIGTERM)?;
@@ -202,6 +203,48 @@ fn a_cache_that_is_damaged_changes_nothing() -> Result<()> {
     // What was wrong was kept again.
     restore(&work, &checkpoint, &server.host.url(), &cache, &[])?;
     assert_eq!(server.asked()?, ["checkpoint.json"]);
+    Ok(())
+}
+
+/// Measures on whatever this was built as; `cargo xtask bench --only distance` does so among other things.
+#[test]
+#[ignore = "a measurement: run it alone, with --nocapture"]
+fn first_reply_from_the_cache_beside_a_local_store() -> Result<()> {
+    const RUNS: usize = 21;
+    let Scene { work, checkpoint, split } = scene("redis", 217_000)?;
+    let host = Host::server(&work, &split.store)?;
+    let link = SlowLink::to(host.port(), Speed { round_trip: Duration::from_millis(50), rate: Some(200e6) })?;
+    let cache = work.path().join("cache").display().to_string();
+    let (local, far) = (split.store.display().to_string(), host.url_across(&link));
+    // Filled from near by.
+    agent_restore(&Cell::new()?, &host.url(), &work.path().join("images"), &["--cache-dir", &cache], &[])?;
+    let ways = [("local store", &local, None), ("node cache, 50 ms away", &far, Some(&cache))];
+    let mut times = [Vec::new(), Vec::new()];
+    for run in 0..RUNS {
+        for (at, (name, store, cache)) in ways.into_iter().enumerate() {
+            let folder = work.folder(&format!("run-{run}-{at}"))?;
+            let cell = Cell::new()?;
+            let cache: Vec<_> = cache.into_iter().flat_map(|cache| ["--cache-dir", cache]).collect();
+            let pager = Pager::start(store, &split.slim, &folder, &[&["--json"], &cache[..]].concat())?;
+            let start = Instant::now();
+            criu_restore(&cell, &split.slim, pager.work(), &["--lazy-pages"])?;
+            let restored = start.elapsed();
+            checkpoint.first_reply(&cell)?;
+            let first = start.elapsed();
+            let log = pager.finish()?;
+            let summary: Value =
+                serde_json::from_str(log.lines().rfind(|line| line.starts_with('{')).context("none")?)?;
+            println!(
+                "{name}: restored {restored:?}, first reply {first:?}, whole {}, faults {}, stalls {}",
+                summary["seconds"]["whole"], summary["faults"], summary["stalls"]
+            );
+            times[at].push(first);
+        }
+    }
+    times.iter_mut().for_each(|times| times.sort_unstable());
+    let [local, cached] = times.map(|times| (times[0], times[RUNS / 2], times[RUNS - 1]));
+    println!("first reply, smallest, median, largest: local store {local:?}, node cache {cached:?}");
+    println!("ratio of medians {:.3}", cached.1.as_secs_f64() / local.1.as_secs_f64());
     Ok(())
 }
 

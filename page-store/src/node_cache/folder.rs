@@ -112,8 +112,7 @@ impl Folder {
         Ok(found)
     }
 
-    /// What the segments are called.
-    pub(super) fn ids(&self) -> io::Result<Vec<u64>> {
+    fn ids(&self) -> io::Result<Vec<u64>> {
         let names = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name()));
         let ids = names.map(|name: io::Result<_>| Ok(name?.to_str().and_then(segment::id)));
         ids.filter_map(Result::transpose).collect()

@@ -5,6 +5,8 @@
 use crate::Digest;
 use std::collections::BTreeSet;
 
+/// Records that are known at most: 64 MiB of index, for some 100 GB of frames. What is beyond that is not found.
+pub(super) const MOST_RECORDS: usize = 1 << 22;
 /// Records that were added one by one until they are sorted in among the others: that takes some milliseconds for a million of them.
 const MOST_RECENT: usize = 1 << 15;
 /// No segment has this slot.
@@ -90,7 +92,6 @@ impl Index {
     }
 
     /// How many there are.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.sorted.len() + self.recent.len()
     }

@@ -12,7 +12,7 @@
 //!   something (`segments`, `index`).
 //! * Every byte is checked against its digest after it was read, as if the disk were a network. What is wrong is asked from the store.
 //! * The segment that was used longest ago is removed as a whole when there has to be room (`room`). Readers set the time of what they use.
-//! * A thread writes (`writer`). No one waits for it, and nothing that goes wrong with a cache is an error of who uses it.
+//! * A thread writes (`writer`), and looks from time to time what others have done. No one waits for it, and nothing that goes wrong with a cache is an error of who uses it.
 
 mod counters;
 mod folder;
@@ -34,7 +34,7 @@ use crate::{
 };
 use bytes::Bytes;
 use folder::Folder;
-use index::{Index, Place};
+use index::{Index, MOST_RECORDS, Place};
 use segment::{Kind, SLOT, Slot, slot_offset};
 use segments::Segments;
 use std::{
@@ -51,6 +51,11 @@ use writer::{Job, Payload, Queue};
 /// What others have added is looked for when something is missed, but not more often than this.
 const NEWS_EVERY: Duration = Duration::from_millis(500);
 
+/// A record that takes longer than this is asked from the store: a disk that hangs is worse than a network.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// And the disk is left alone for so long; each read that hangs has a thread of its own.
+const REST: Duration = Duration::from_secs(10);
+
 /// A cache. Cloning it shares it; with the last one its thread ends.
 #[derive(Clone, Debug)]
 pub struct NodeCache(Arc<Handle>);
@@ -60,7 +65,7 @@ struct Handle(Arc<Shared>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.queue.close();
+        self.0.queue.end();
     }
 }
 
@@ -76,6 +81,8 @@ struct Shared {
     /// When news were last looked for.
     looked: Mutex<Instant>,
     told_wrong: AtomicBool,
+    /// When a read took too long.
+    hung: Mutex<Option<Instant>>,
 }
 
 /// An object's bytes, unverified.
@@ -105,6 +112,7 @@ impl NodeCache {
             queue: Queue::default(),
             looked: Mutex::new(Instant::now()),
             told_wrong: false.into(),
+            hung: Mutex::default(),
             folder,
         };
         if !shared.folder.is_writable() {
@@ -113,15 +121,18 @@ impl NodeCache {
         shared
             .look_for_news()
             .map_err(|source| Error::Io { object: shared.folder.path().display().to_string(), source })?;
-        Ok(Self(Arc::new(Handle(Arc::new(shared)))))
+        let shared = Arc::new(shared);
+        if let Err(error) = writer::start(Arc::clone(&shared)) {
+            shared.queue.close();
+            tracing::warn!("node cache: no thread to write it: {error}: it is read, nothing is added");
+        }
+        Ok(Self(Arc::new(Handle(shared))))
     }
 
-    /// Lets go of what others have removed, and learns what they have added. To be called every few seconds by who keeps a cache open for long: the
-    /// room of a removed segment is free once nobody has it open. May wait for the disk.
-    pub fn tidy(&self) {
-        if let Err(error) = self.shared().look_for_news() {
-            tracing::debug!(%error, "node cache: looking for news");
-        }
+    /// What its thread does every few seconds.
+    #[cfg(test)]
+    fn tidy(&self) {
+        self.shared().look_for_news().unwrap();
     }
 
     /// Waits until what was put into it is on its way to the disk, but not longer than `patience`.
@@ -143,7 +154,7 @@ impl NodeCache {
         let shared = self.shared();
         let places = shared.index().places(digest);
         for place in places {
-            match shared.frame(place, digest, &decode).await {
+            match shared.in_time(shared.frame(place, digest, &decode)).await? {
                 Ok(Some((plain, stored_len))) => {
                     shared.hit(stored_len.into());
                     return Some(plain);
@@ -167,7 +178,7 @@ impl NodeCache {
         let digest = object_digest(object)?;
         let places = shared.index().places(&digest);
         for place in places {
-            match shared.record(place, &digest).await {
+            match shared.in_time(shared.record(place, &digest)).await? {
                 Ok((slot, file)) if slot.kind == Kind::Object && u64::from(slot.len) == object.size => {
                     let from = u64::from(slot.offset);
                     let body = stream_range(file, from..from + object.size);
@@ -215,7 +226,7 @@ impl NodeCache {
         }
         shared.counters.misses.fetch_add(1, Relaxed);
         shared.missed();
-        if !shared.queue.push(shared, job) {
+        if !shared.queue.push(job) {
             shared.counters.skipped.fetch_add(1, Relaxed);
         }
     }
@@ -260,6 +271,26 @@ impl Shared {
         let stored = read_at(&file, from..from + u64::from(slot.len)).await?;
         let plain = decode(encoding, stored).map_err(|problem| self.corrupt(place, &problem))?;
         Ok(Some((plain, slot.len)))
+    }
+
+    /// What `read` comes to, unless the disk hangs, or did so a moment ago.
+    async fn in_time<T>(&self, read: impl Future<Output = T>) -> Option<T> {
+        let hung = || self.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *hung();
+        if before.is_some_and(|hung| hung.elapsed() < REST) {
+            return None;
+        }
+        let read = tokio::time::timeout(PATIENCE, read).await.ok();
+        if read.is_none() {
+            *hung() = Some(Instant::now());
+            let folder = self.folder.path().display();
+            tracing::warn!(
+                "node cache {folder}: no answer from the disk within {} ms: asking the store for {} s",
+                PATIENCE.as_millis(),
+                REST.as_secs()
+            );
+        }
+        read
     }
 
     fn corrupt(&self, place: Place, problem: &str) -> Error {
@@ -309,7 +340,8 @@ impl Shared {
     }
 
     fn look_for_news(&self) -> std::io::Result<()> {
-        let Some(news) = self.segments.news(&self.folder)? else { return Ok(()) };
+        let room = MOST_RECORDS.saturating_sub(self.index().len());
+        let Some(news) = self.segments.news(&self.folder, room)? else { return Ok(()) };
         if !news.gone.is_empty() || !news.records.is_empty() {
             let mut index = self.index_mut();
             news.gone.iter().for_each(|segment| index.remove_segment(*segment));

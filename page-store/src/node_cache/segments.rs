@@ -1,23 +1,25 @@
 //! The segments that this process knows, and those that it has open.
 
 use super::{
-    folder::{Folder, nofollow},
+    folder::{Folder, Found, nofollow},
     index::{Entry, Place},
     segment::{self, SLOTS},
 };
 use crate::{Error, Result, backend::Buffers, backend::Opened};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Files that are kept open, 4 GiB of segments: a process often may have no more than 1024.
 const OPEN_FILES: usize = 64;
+/// How exact the times of files are taken to be: a record may be added so long after a look without making its segment younger than that.
+const CLOCK: Duration = Duration::from_secs(2);
 /// A segment that is used says so to those who look for one to remove, but not more often than this.
 const TOUCH_EVERY: Duration = Duration::from_secs(30);
 
@@ -43,6 +45,8 @@ struct Segment {
     id: u64,
     /// Slots before this one are in the index.
     next: u16,
+    /// When that was found out.
+    looked: Option<SystemTime>,
     file: Option<Opened>,
     touched: Option<Instant>,
 }
@@ -65,24 +69,26 @@ impl Segments {
         }
     }
 
-    /// Looks for segments and records that others have added; `None` if somebody does so already.
-    pub(super) fn news(&self, folder: &Folder) -> io::Result<Option<News>> {
+    /// Looks for segments and records that others have added, at most so many records; `None` if somebody does so already.
+    pub(super) fn news(&self, folder: &Folder, most: usize) -> io::Result<Option<News>> {
         let Ok(_alone) = self.looking.try_lock() else { return Ok(None) };
         let mut news = News::default();
-        let mut ids = folder.ids()?;
-        ids.sort_unstable();
+        let segments = folder.segments()?;
+        let ids: HashSet<_> = segments.iter().map(|segment| segment.id).collect();
         let mut known = self.lock();
-        let gone: Vec<_> =
-            known.numbers.iter().filter(|(id, _)| ids.binary_search(id).is_err()).map(|(_, n)| *n).collect();
+        let gone: Vec<_> = known.numbers.iter().filter(|(id, _)| !ids.contains(id)).map(|(_, n)| *n).collect();
         gone.iter().for_each(|number| known.forget(*number));
         drop(known);
         news.gone = gone;
-        for id in ids {
+        // The latest first: if there are too many records, those of the oldest are left out.
+        for Found { id, modified, .. } in segments.into_iter().rev() {
             let number = self.number(id);
-            let (next, file) = self.state(number);
-            if next >= SLOTS {
+            let (next, looked, file) = self.state(number);
+            let is_as_it_was = looked.is_some_and(|looked| modified + CLOCK < looked);
+            if next >= SLOTS || is_as_it_was || news.records.len() >= most {
                 continue;
             }
+            let now = SystemTime::now();
             // A segment that cannot be opened may be another time: it was just removed, or descriptors are short.
             let opened = file.map_or_else(|| self.open_file(id), Ok);
             let Ok(opened) = opened else { continue };
@@ -94,7 +100,11 @@ impl Segments {
                 None => next,
             };
             self.advance(number, end);
-            self.lock().keep(number, opened, false);
+            let mut known = self.lock();
+            known.keep(number, opened, false);
+            if let Some(segment) = known.segments.get_mut(number as usize) {
+                segment.looked = Some(now);
+            }
         }
         Ok(Some(news))
     }
@@ -106,7 +116,7 @@ impl Segments {
             return *number;
         }
         let number = u32::try_from(known.segments.len()).unwrap_or(u32::MAX - 1);
-        known.segments.push(Segment { id, next: 1, file: None, touched: None });
+        known.segments.push(Segment { id, next: 1, looked: None, file: None, touched: None });
         known.numbers.insert(id, number);
         number
     }
@@ -154,9 +164,10 @@ impl Segments {
         due
     }
 
-    fn state(&self, number: u32) -> (u16, Option<Opened>) {
+    fn state(&self, number: u32) -> (u16, Option<SystemTime>, Option<Opened>) {
         let known = self.lock();
-        known.segments.get(number as usize).map_or((SLOTS, None), |segment| (segment.next, segment.file.clone()))
+        let segment = known.segments.get(number as usize);
+        segment.map_or((SLOTS, None, None), |segment| (segment.next, segment.looked, segment.file.clone()))
     }
 
     fn open_file(&self, id: u64) -> io::Result<Opened> {

@@ -336,6 +336,51 @@ async fn what_else_is_in_the_folder_is_left_alone() {
     assert!(used(dir.path()) <= MIN_CACHE_BYTES + (1 << 20));
 }
 
+#[tokio::test]
+async fn a_disk_that_hangs_is_left_alone_for_a_while() {
+    let dir = folder();
+    let cache = open(dir.path());
+    put_all(&cache, 0..3);
+    let shared = cache.shared();
+    assert!(shared.in_time(std::future::pending::<()>()).await.is_none());
+    assert!(!get(&cache, 1).await);
+    assert!(shared.in_time(std::future::ready(7)).await.is_none());
+    *shared.hung.lock().unwrap() = Instant::now().checked_sub(REST);
+    assert_eq!(shared.in_time(std::future::ready(7)).await, Some(7));
+    assert!(get(&cache, 1).await);
+    assert_eq!(load(&counters(&cache).wrong), 0);
+}
+
+/// As many segments as a cache of 10 GiB has, with as many records.
+#[tokio::test]
+async fn a_large_cache_opens_soon_and_takes_little_memory() {
+    const SEGMENTS: u64 = 160;
+    const RECORDS: u16 = 2600;
+    let dir = folder();
+    drop(open(dir.path()));
+    let digest = |n: u64| Digest::of(&n.to_le_bytes());
+    for id in 0..SEGMENTS {
+        let mut table = segment::header(64 << 20).to_vec();
+        for slot in 0..RECORDS {
+            let digest = digest(id * u64::from(RECORDS) + u64::from(slot));
+            let record = Slot { digest, kind: Kind::Object, offset: segment::TABLE as u32, len: 26_000 };
+            table.extend(record.to_bytes());
+        }
+        fs::write(segment::path(dir.path(), id), table).unwrap();
+    }
+    let start = Instant::now();
+    let cache = open(dir.path());
+    let opened = start.elapsed();
+    let start = Instant::now();
+    cache.tidy();
+    let (tidied, records) = (start.elapsed(), SEGMENTS * u64::from(RECORDS));
+    let start = Instant::now();
+    assert!((0..records).all(|n| cache.has_frame(&digest(n))));
+    println!("{records} records: opened in {opened:?}, tidied in {tidied:?}, looked for in {:?}", start.elapsed());
+    let index = cache.shared().index();
+    assert_eq!(index.len() as u64, records);
+}
+
 /// Mounts a small file system; needs root.
 struct Disk(PathBuf);
 

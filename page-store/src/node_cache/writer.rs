@@ -1,4 +1,5 @@
-//! The thread that writes, and what waits for it. Nobody waits for the thread: what finds no room in the queue is not kept.
+//! The thread that writes, and what waits for it. Nobody waits for the thread: what finds no room in the queue is not kept. When it has nothing to
+//! write it looks what others have done to the cache.
 
 use super::{
     Shared,
@@ -19,7 +20,8 @@ use std::{
 
 /// Bytes that may wait: what 1 Gbit/s bring while a disk does nothing for 60 ms.
 const QUEUE_BYTES: usize = 8 << 20;
-/// A writer that had nothing to do for so long leaves its segment, and what is reserved for it, to others.
+/// A writer that had nothing to do for so long leaves its segment, and what is reserved for it, to others. As often it looks what they have done: the
+/// room of a segment that another has removed is free once nobody has it open.
 const IDLE: Duration = Duration::from_secs(5);
 /// When there was no room, this passes before it is looked for again.
 const NO_ROOM: Duration = Duration::from_secs(1);
@@ -56,9 +58,11 @@ pub(super) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     bytes: usize,
-    is_started: bool,
     is_busy: bool,
+    /// Nothing more is written.
     is_closed: bool,
+    /// Nobody uses the cache any more.
+    is_over: bool,
 }
 
 impl Job {
@@ -71,20 +75,11 @@ impl Job {
 }
 
 impl Queue {
-    /// Whether the job was taken. The thread is started for the first one.
-    pub(super) fn push(&self, shared: &Arc<Shared>, job: Job) -> bool {
+    /// Whether the job was taken.
+    pub(super) fn push(&self, job: Job) -> bool {
         let mut state = self.lock();
         if state.is_closed || state.bytes + job.bytes() > QUEUE_BYTES {
             return false;
-        }
-        if !state.is_started {
-            let (thread, shared) = (std::thread::Builder::new().name("cache".into()), Arc::clone(shared));
-            if let Err(error) = thread.spawn(move || run(&shared)) {
-                state.is_closed = true;
-                tracing::warn!("node cache: no thread to write it: {error}");
-                return false;
-            }
-            state.is_started = true;
         }
         state.bytes += job.bytes();
         state.jobs.push_back(job);
@@ -110,13 +105,20 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The next job, or `None` if there was none for so long.
-    fn next(&self, patience: Option<Duration>) -> Next {
+    /// The thread ends.
+    pub(super) fn end(&self) {
+        self.close();
+        self.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// The next job, or that there was none for so long.
+    fn next(&self, patience: Duration) -> Next {
         let mut state = self.lock();
         state.is_busy = false;
         self.changed.notify_all();
         loop {
-            if state.is_closed {
+            if state.is_over {
                 return Next::Over;
             }
             if let Some(job) = state.jobs.pop_front() {
@@ -124,17 +126,11 @@ impl Queue {
                 state.is_busy = true;
                 return Next::Job(job);
             }
-            state = match patience {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(patience) => {
-                    let (state, timeout) =
-                        self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
-                    if timeout.timed_out() && state.jobs.is_empty() && !state.is_closed {
-                        return Next::Idle;
-                    }
-                    state
-                }
-            };
+            let waited = self.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if waited.1.timed_out() && state.jobs.is_empty() && !state.is_over {
+                return Next::Idle;
+            }
         }
     }
 
@@ -149,14 +145,24 @@ enum Next {
     Over,
 }
 
+/// Starts the thread. It ends with [`Queue::end`].
+pub(super) fn start(shared: Arc<Shared>) -> io::Result<()> {
+    std::thread::Builder::new().name("cache".into()).spawn(move || run(&shared)).map(drop)
+}
+
 fn run(shared: &Shared) {
     // Linux gives each thread a priority of its own; one that cannot be set does no harm.
     let _ = rustix::process::setpriority_process(None, NICE);
     let mut writer = Writer { shared, live: None, no_room: None };
     loop {
-        match shared.queue.next(writer.live.is_some().then_some(IDLE)) {
+        match shared.queue.next(IDLE) {
             Next::Over => return,
-            Next::Idle => writer.live = None,
+            Next::Idle => {
+                writer.live = None;
+                if let Err(error) = shared.look_for_news() {
+                    tracing::debug!(%error, "node cache: looking for news");
+                }
+            }
             Next::Job(job) => match writer.write(&job) {
                 Ok(true) => {
                     shared.counters.kept_bytes.fetch_add(job.len.into(), Relaxed);
