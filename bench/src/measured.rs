@@ -41,6 +41,7 @@ pub(crate) fn run(command: &Command, log: &Path) -> Result<Usage> {
     // The kernel ends both with this process.
     parent.arg(SWITCH).arg(&result).args(["setpriv", "--pdeathsig", "KILL"]);
     parent.arg(command.get_program()).args(command.get_args());
+    parent.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let status = parent.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).status()?;
     ensure!(status.success(), "{command:?}\n{}", fs::read_to_string(log)?);
     Ok(serde_json::from_slice(&fs::read(&result)?)?)
