@@ -77,7 +77,9 @@ fn the_second_restore_asks_for_checkpoint_json_only() -> Result<()> {
         let first = restore(&work, &checkpoint, &server.host.url(), &cache, &[])?;
         let asked = server.asked()?;
         assert!(asked.iter().any(|object| object.starts_with("slim/")), "{asked:?}");
-        assert_eq!((number(&first, "cache_hits"), number(&first, "cache_skipped")), (0, 0), "{first}");
+        // What a fault and the transfer both ask for is there for the later one.
+        assert!(number(&first, "cache_hits") < number(&first, "cache_misses") / 10, "{first}");
+        assert_eq!(number(&first, "cache_skipped"), 0, "{first}");
         assert!(number(&first, "cache_kept_bytes") <= number(&first, "wire_bytes"), "{first}");
 
         let second = restore(&work, &checkpoint, &server.host.url(), &cache, &[])?;
