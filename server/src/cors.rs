@@ -24,14 +24,16 @@ const EXPOSED: [HeaderName; 10] = [
 ];
 
 /// What they may send.
-const SENT: [HeaderName; 7] = [
+const SENT: [HeaderName; 9] = [
     header::ACCEPT,
     header::AUTHORIZATION,
+    header::CACHE_CONTROL,
     header::CONTENT_TYPE,
     header::IF_MATCH,
     header::IF_NONE_MATCH,
     header::IF_RANGE,
     header::RANGE,
+    HeaderName::from_static("x-request-id"),
 ];
 
 /// An origin, as a browser sends it: `https://example.com`, or with a port.
@@ -49,6 +51,7 @@ impl Origin {
             Url::parse(text).with_context(|| format!("{text:?} is no origin; it looks like https://example.com"))?;
         let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         let origin = url.origin();
+        ensure!(!text.contains('*'), "{text:?} has a `*`, which no browser sends; name each origin in full");
         if !bare || !origin.is_tuple() || !url.username().is_empty() || url.password().is_some() {
             bail!("{text:?} is no origin: only scheme, host and port are part of one, as in https://example.com:8443");
         }
@@ -88,6 +91,7 @@ mod tests {
         assert_eq!(origin("http://127.0.0.1:3000").unwrap(), "http://127.0.0.1:3000");
         for bad in [
             "*",
+            "https://*.example.com",
             "",
             "null",
             "example.com",
