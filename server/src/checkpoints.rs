@@ -34,6 +34,8 @@ use tokio::sync::OnceCell;
 
 /// Checkpoints that are open at once; what frames may take is shared between them.
 const OPEN: usize = 8;
+/// Checkpoints that are being opened at once.
+const OPENING: usize = 2;
 /// How old what is known about the folder, or about a `checkpoint.json` in it, may be.
 const FRESH: Duration = Duration::from_secs(2);
 
@@ -54,6 +56,7 @@ pub(crate) struct Many {
     listed: tokio::sync::Mutex<Option<(Instant, List)>>,
     adding: tokio::sync::Mutex<()>,
     shared: SharedPacks,
+    opening: tokio::sync::Semaphore,
 }
 
 /// A checkpoint that is open, or just being opened.
@@ -116,7 +119,14 @@ impl Checkpoints {
             return None;
         }
         let (open, listed, adding, shared) = Default::default();
-        Some(Self::Many(Box::new(Many { folder, open, listed, adding, shared })))
+        Some(Self::Many(Box::new(Many {
+            folder,
+            open,
+            listed,
+            adding,
+            shared,
+            opening: tokio::sync::Semaphore::new(OPENING),
+        })))
     }
 
     /// What there is, for people and programs.
@@ -183,7 +193,14 @@ impl Many {
             let row = row::of_store(&name, manifest.as_ref().map_err(ToString::to_string));
             (name, row)
         };
-        let mut rows = self.folder.stores(row).await?;
+        let mut rows = match (self.folder.stores(row).await, &*listed) {
+            (Ok(rows), _) => rows,
+            (Err(error), Some((_, list))) => {
+                tracing::warn!("{error}; what was there before is listed");
+                return Ok(list.clone());
+            }
+            (Err(error), None) => return Err(error.into()),
+        };
         let location = self.folder.to_string();
         let raw = tokio::task::spawn_blocking(move || {
             raw_below(&location)
@@ -213,6 +230,7 @@ impl Many {
             let entry = self.entry(name);
             let opened = entry.opened.get_or_try_init(|| self.open_one(app, name)).await;
             let opened = opened.inspect_err(|_| self.forget(name, &entry))?;
+            self.make_room(name);
             if entry.is_fresh() || self.is_unchanged(name, opened).await {
                 return Ok(opened.router.clone());
             }
@@ -220,20 +238,28 @@ impl Many {
         }
     }
 
-    /// The one that is there, or a new one, in place of that which was not asked for the longest.
+    /// The one that is there, or a new one.
     fn entry(&self, name: &str) -> Arc<Entry> {
         let mut open = self.open();
         if let Some(entry) = open.get(name) {
             entry.used();
             return entry.clone();
         }
-        if open.len() >= OPEN {
-            let oldest = open.iter().min_by_key(|(_, entry)| entry.times().0).map(|(name, _)| name.clone());
-            oldest.and_then(|name| open.remove(&name));
-        }
         let entry = Arc::new(Entry { opened: OnceCell::new(), times: Mutex::new((Instant::now(), Instant::now())) });
         open.insert(name.to_owned(), entry.clone());
         entry
+    }
+
+    /// Closes those that were not asked for the longest, for one that could be opened.
+    fn make_room(&self, name: &str) {
+        let mut open = self.open();
+        while open.values().filter(|entry| entry.opened.initialized()).count() > OPEN {
+            let others = open.iter().filter(|(other, entry)| *other != name && entry.opened.initialized());
+            let Some(oldest) = others.min_by_key(|(_, entry)| entry.times().0).map(|(name, _)| name.clone()) else {
+                return;
+            };
+            open.remove(&oldest);
+        }
     }
 
     fn forget(&self, name: &str, entry: &Arc<Entry>) {
@@ -277,6 +303,8 @@ impl Many {
     }
 
     async fn open_one(&self, app: &App, name: &str) -> Result<Open, Problem> {
+        // The images of each are held as soon as they are read. Nobody closes the semaphore.
+        let _turn = self.opening.acquire().await;
         let location = self.folder.child(name)?.to_string();
         // Before it is read: a change after this is noticed.
         let stamp = stamp(&location);

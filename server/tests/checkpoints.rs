@@ -159,6 +159,42 @@ fn what_is_open_stays_whatever_others_ask_for_and_whatever_becomes_of_its_disk()
 }
 
 #[test]
+fn one_that_cannot_be_opened_takes_nobodys_place() {
+    let folder = tempfile::tempdir().unwrap();
+    // As many as are open at once.
+    let pids: Vec<u32> = (100..108).collect();
+    pids.iter().for_each(|pid| store(&folder.path().join(format!("c{pid}")), *pid));
+    let broken = folder.path().join("broken");
+    store(&broken, 11);
+    fs::remove_dir_all(broken.join("slim")).unwrap();
+    let server = Running::start(folder.path());
+    let is_served = |pid: &u32| server.get(&format!("/checkpoints/c{pid}/pid")).status == 200;
+    assert!(pids.iter().all(is_served));
+    // None of them could be opened again.
+    pids.iter().for_each(|pid| fs::remove_dir_all(folder.path().join(format!("c{pid}/slim"))).unwrap());
+    for _ in 0..10 {
+        assert_ne!(server.get("/checkpoints/broken/pid").status, 200);
+    }
+    assert!(pids.iter().all(is_served));
+}
+
+#[test]
+fn a_folder_that_is_away_for_a_while_is_listed_as_it_was() {
+    let outside = tempfile::tempdir().unwrap();
+    let (folder, away) = (outside.path().join("stores"), outside.path().join("away"));
+    fs::create_dir(&folder).unwrap();
+    store(&folder.join("one"), 11);
+    let server = Running::start(&folder);
+    assert_eq!(names(&server), ["one"]);
+    fs::rename(&folder, &away).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    assert_eq!(names(&server), ["one"]);
+    fs::rename(&away, &folder).unwrap();
+    store(&folder.join("two"), 12);
+    eventually(|| names(&server) == ["one", "two"]);
+}
+
+#[test]
 fn the_list_is_sent_when_it_changed() {
     let folder = tempfile::tempdir().unwrap();
     store(&folder.path().join("one"), 11);
