@@ -89,12 +89,10 @@ impl<'a> Plan<'a> {
         let mut plan = Self { gone: Vec::new(), kept: Vec::new() };
         for object in manifest.objects() {
             match (object.sibling(), &parent) {
-                (None, _) if neighbours.share(&own, &object.object) => plan.kept.push(object),
+                (None, _) if neighbours.need(&own, &object.object) => plan.kept.push(object),
                 (None, _) => plan.gone.push((store.clone(), object.object.clone(), object)),
-                // What is left of a store that was removed before, for the sake of this one.
-                (Some((name, object_there)), Some(parent))
-                    if !neighbours.has(name) && !neighbours.share(name, object_there) =>
-                {
+                // What is left of a store that was removed or replaced before, for the sake of this one.
+                (Some((name, object_there)), Some(parent)) if !neighbours.need(name, object_there) => {
                     plan.gone.push((parent.child(name)?, object_there.to_owned(), object));
                 }
                 (Some(_), _) => {}

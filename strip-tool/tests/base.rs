@@ -119,10 +119,12 @@ fn a_store_that_is_replaced_keeps_what_others_share() {
     rm(&stores.store(0));
     stores.split(0, &stores.store(0), None);
     stores.is_whole(1, text(&stores.store(1)));
-    // Once nobody needs it, it goes with the next.
-    rm(&stores.store(1));
+    // Once nobody needs it, it goes.
     succeed(split(&stores.dump(2), &stores.store(0)).arg("--replace"));
+    assert_eq!(objects(&stores.store(0), "packs").len(), 2);
+    rm(&stores.store(1));
     assert_eq!(objects(&stores.store(0), "packs").len(), 1);
+    stores.is_whole(2, text(&stores.store(0)));
 }
 
 #[test]

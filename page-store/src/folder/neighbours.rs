@@ -11,45 +11,34 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::GetOptions;
-use std::{
-    collections::{BTreeSet, HashSet},
-    fs, io,
-    path::Path,
-};
+use std::{collections::HashSet, fs, io, path::Path};
 
-/// The stores beside a store, and the packs of others that they share.
+/// What the stores beside a store need.
 #[derive(Debug, Default)]
 pub struct Neighbours {
-    stores: BTreeSet<String>,
-    /// Names as `../<sibling>/packs/<digest>.pack`.
-    shared: HashSet<String>,
+    /// Packs, their own and others', as `../<sibling>/packs/<digest>.pack`.
+    packs: HashSet<String>,
 }
 
 impl Neighbours {
-    /// Whether there is a store called so, the one in the middle left out.
-    pub fn has(&self, name: &str) -> bool {
-        self.stores.contains(name)
+    /// Whether one of them needs this pack in the folder `name`.
+    pub fn need(&self, name: &str, pack: &str) -> bool {
+        self.packs.contains(&names::in_sibling(name, pack))
     }
 
-    /// Whether one of them shares this object of the folder `name`.
-    pub fn share(&self, name: &str, object: &str) -> bool {
-        self.shared.contains(&names::in_sibling(name, object))
-    }
-
-    fn add(&mut self, name: String, json: &[u8]) {
+    /// What `checkpoint.json` of the store `name` says.
+    fn add(&mut self, name: &str, json: &[u8]) {
+        let as_seen =
+            |pack: &str| if pack.starts_with("../") { pack.to_owned() } else { names::in_sibling(name, pack) };
         match Manifest::parse(MANIFEST_NAME, json) {
-            Ok(manifest) => {
-                let shared = manifest.objects().filter(|object| object.sibling().is_some());
-                self.shared.extend(shared.map(|object| object.object.clone()));
-            }
+            Ok(manifest) => self.packs.extend(manifest.packs.iter().map(|pack| as_seen(&pack.object.object))),
             // What cannot be understood, of a newer version perhaps, still says which packs it needs.
             Err(_) => {
                 let text = String::from_utf8_lossy(json);
-                let shared = text.split('"').filter(|word| names::shared(word).is_some());
-                self.shared.extend(shared.map(str::to_owned));
+                let packs = text.split('"').map(as_seen).filter(|word| names::shared(word).is_some());
+                self.packs.extend(packs);
             }
         }
-        self.stores.insert(name);
     }
 }
 
@@ -79,7 +68,7 @@ impl Folder {
         let read = stream::iter(names).map(read).buffer_unordered(MANIFESTS_AT_ONCE);
         let add = |mut all: Neighbours, (name, json): (String, Option<Bytes>)| async move {
             if let Some(json) = json {
-                all.add(name, &json);
+                all.add(&name, &json);
             }
             Ok(all)
         };
@@ -118,7 +107,7 @@ pub(crate) fn neighbours_of(path: &Path) -> Result<Neighbours> {
             Err(e) => return Err(failed(&manifest)(e)),
         };
         check_limit(&manifest.display().to_string(), len, MAX_MANIFEST_BYTES)?;
-        all.add(name, &fs::read(&manifest).map_err(failed(&manifest))?);
+        all.add(&name, &fs::read(&manifest).map_err(failed(&manifest))?);
     }
     Ok(all)
 }

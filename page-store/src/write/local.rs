@@ -139,7 +139,7 @@ impl LocalSink {
         let name = name.unwrap_or_default();
         for path in old {
             let object = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
-            if !object.is_some_and(|object| neighbours.share(&name, object)) {
+            if !object.is_some_and(|object| neighbours.need(&name, object)) {
                 // What cannot be removed is not named any more: it costs room, nothing else.
                 let _ = fs::remove_file(path);
             }

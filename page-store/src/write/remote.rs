@@ -172,7 +172,7 @@ impl RemoteSink {
         let name = folder.name().unwrap_or_default();
         // The order matters: whoever shares a pack of the old store from now on finds that its manifest has changed.
         match self.wait_for(async move { folder.neighbours().await }).and_then(|looked| looked) {
-            Ok(neighbours) => old.retain(|object| !neighbours.share(&name, &object.object)),
+            Ok(neighbours) => old.retain(|object| !neighbours.need(&name, &object.object)),
             Err(error) => return tracing::warn!("{error}; so what the old store had is left where it is"),
         }
         let paths: Vec<_> = old.iter().filter_map(|object| self.bucket.path(&object.object).ok()).map(Ok).collect();
