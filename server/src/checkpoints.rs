@@ -34,6 +34,8 @@ use tokio::sync::OnceCell;
 
 /// Checkpoints that are open at once; what frames may take is shared between them.
 const OPEN: usize = 8;
+/// What every unpacked slim dump has (page-store/FORMAT.md, "The slim dump").
+const SLIM_MARK: &str = ".pageferry/checkpoint-id";
 /// Checkpoints that are being opened at once.
 const OPENING: usize = 2;
 /// How old what is known about the folder, or about a `checkpoint.json` in it, may be.
@@ -371,7 +373,9 @@ fn stamp(location: &str) -> Option<Stamp> {
     let folder = Path::new(location);
     let inventory = fs::metadata(folder.join("inventory.img")).ok()?;
     let is_store = folder.join(MANIFEST_NAME).exists();
-    (!is_store).then(|| (inventory.dev(), inventory.ino(), inventory.mtime(), inventory.mtime_nsec()))
+    // A slim dump lacks the pages that are asked for.
+    let is_slim = folder.join(SLIM_MARK).exists();
+    (!is_store && !is_slim).then(|| (inventory.dev(), inventory.ino(), inventory.mtime(), inventory.mtime_nsec()))
 }
 
 /// Names of raw checkpoints in a folder of this machine.

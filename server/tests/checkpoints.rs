@@ -113,8 +113,14 @@ fn raw_ones_come_change_and_go_too() {
     let folder = tempfile::tempdir().unwrap();
     store(&folder.path().join("split"), 11);
     raw(&folder.path().join("dump"), 12);
+    // A slim dump is neither.
+    let slim = folder.path().join("slim");
+    raw(&slim, 16);
+    fs::create_dir(slim.join(".pageferry")).unwrap();
+    fs::write(slim.join(".pageferry/checkpoint-id"), "").unwrap();
     let server = Running::start(folder.path());
     assert_eq!(names(&server), ["dump", "split"]);
+    server.get("/checkpoints/slim/pid").problem(404, "no-such-checkpoint");
     let row = server.get("/checkpoints").json()["checkpoints"][0].clone();
     assert_eq!((&row["raw"], &row["tasks"][0]["pid"], &row["dumped_bytes"]), (&true.into(), &12.into(), &65536.into()));
     assert_eq!(server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"], 12);
