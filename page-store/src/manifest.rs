@@ -165,6 +165,11 @@ impl ObjectRef {
     pub fn sibling(&self) -> Option<(&str, &str)> {
         names::shared(&self.object)
     }
+
+    /// Its name as stores beside the store `name` have it.
+    pub fn from_beside(&self, name: &str) -> String {
+        if self.sibling().is_some() { self.object.clone() } else { names::in_sibling(name, &self.object) }
+    }
 }
 
 /// A task.

@@ -34,8 +34,12 @@ pub(crate) fn in_sibling(sibling: &str, pack: &str) -> String {
 pub(crate) fn shared(name: &str) -> Option<(&str, &str)> {
     let (sibling, object) = name.strip_prefix("../")?.split_once('/')?;
     let digest = object.strip_prefix("packs/")?.strip_suffix(".pack")?;
-    let is_hex = digest.len() == 64 && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    (is_sibling(sibling) && is_hex).then_some((sibling, object))
+    (is_sibling(sibling) && is_digest(digest)).then_some((sibling, object))
+}
+
+/// Whether this is a digest as names have it: 64 lower-case hex digits.
+pub(crate) fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether a store may name an object so: below itself, or a pack of a store beside it.

@@ -115,9 +115,12 @@ impl Checkpoints {
         if is_raw(location) || !matches!(folder.manifest().await, Err(page_store::Error::NotFound { .. })) {
             return None;
         }
-        let below = folder.stores(|_, _| ()).await.ok()?;
+        drop(folder.folders().await.ok()?);
         // Of files and nothing else is what somebody has mistaken for a checkpoint.
-        if below.is_empty() && raw_below(location).is_empty() && has_files(location) {
+        if has_files(location)
+            && raw_below(location).is_empty()
+            && folder.stores(|_, _| ()).await.is_ok_and(|stores| stores.is_empty())
+        {
             return None;
         }
         let (open, listed, adding, shared) = Default::default();

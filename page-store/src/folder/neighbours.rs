@@ -28,15 +28,13 @@ impl Neighbours {
 
     /// What `checkpoint.json` of the store `name` says.
     fn add(&mut self, name: &str, json: &[u8]) {
-        let as_seen =
-            |pack: &str| if pack.starts_with("../") { pack.to_owned() } else { names::in_sibling(name, pack) };
         match Manifest::parse(MANIFEST_NAME, json) {
-            Ok(manifest) => self.packs.extend(manifest.packs.iter().map(|pack| as_seen(&pack.object.object))),
+            Ok(manifest) => self.packs.extend(manifest.packs.iter().map(|pack| pack.object.from_beside(name))),
             // What cannot be understood, of a newer version perhaps, still says which packs it needs.
             Err(_) => {
                 let text = String::from_utf8_lossy(json);
-                let packs = text.split('"').map(as_seen).filter(|word| names::shared(word).is_some());
-                self.packs.extend(packs);
+                let words = text.split('"').flat_map(|word| [word.to_owned(), names::in_sibling(name, word)]);
+                self.packs.extend(words.filter(|word| names::shared(word).is_some()));
             }
         }
     }

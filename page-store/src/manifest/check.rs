@@ -4,7 +4,7 @@ use super::{FORMAT, Manifest, ObjectRef, PackEncoding, PackObject};
 use crate::{
     FRAME_BYTES, FRAME_PAGES, MANIFEST_NAME,
     index::{MAX_PAGES, MAX_PART_FRAMES, MAX_PART_STORED},
-    names,
+    names::{self, is_digest},
     working_set::{MAX_SET_BYTES, MAX_SET_FRAMES},
 };
 use criu_images::{PAGE_SIZE, PageAddr, Pid};
@@ -138,10 +138,6 @@ fn frames_fit(pack: &PackObject) -> bool {
             PackEncoding::Zstd => pack.frames <= size,
             PackEncoding::Plain => size.is_multiple_of(PAGE_SIZE) && size.div_ceil(FRAME_BYTES) == pack.frames,
         }
-}
-
-fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The name of a pack: below the store, or below one beside it, where only packs of zstd frames are.

@@ -72,11 +72,7 @@ impl SharedBase {
                 Err(Error::NotFound { .. }) => return Ok(false),
                 Err(error) => return Err(error),
             };
-            let named = |object: &page_store::ObjectRef| match object.sibling() {
-                Some(_) => object.object.clone(),
-                None => format!("../{}/{}", self.name, object.object),
-            };
-            let named: HashSet<String> = base.objects().map(named).collect();
+            let named: HashSet<String> = base.objects().map(|object| object.from_beside(&self.name)).collect();
             Ok(manifest.objects().filter(|object| object.sibling().is_some()).all(|o| named.contains(&o.object)))
         };
         let (base, store) = (&self.base, &self.store);
