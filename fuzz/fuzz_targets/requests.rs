@@ -54,7 +54,7 @@ static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let server = Server::bind("127.0.0.1:0", Limits::default()).await.expect("a port");
-            server.open(dir.path().to_str().expect("a name")).await.expect("a store");
+            server.open(dir.path().to_str().expect("a name"), None).await.expect("a store");
             tell.send(server.address().expect("an address")).expect("told");
             server.run(std::future::pending()).await;
         });

@@ -4,22 +4,47 @@ use std::fmt::Write;
 
 /// Lines of 16 bytes; a run of equal lines is one line and a `*`; the last line is the address just past the end.
 pub(crate) fn hexdump(address: u64, bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().saturating_mul(5));
-    let mut above: Option<&[u8]> = None;
-    let mut squeezed = false;
-    for (number, line) in bytes.chunks(16).enumerate() {
-        if above == Some(line) {
-            if !squeezed {
-                text.push_str("*\n");
-            }
-            squeezed = true;
-            continue;
-        }
-        (above, squeezed) = (Some(line), false);
-        push_line(&mut text, address.wrapping_add(number as u64 * 16), line);
-    }
-    let _ = writeln!(text, "{:016x}", address.wrapping_add(bytes.len() as u64));
+    let mut dump = Hexdump::new(address);
+    let mut text = dump.lines(bytes);
+    text += &dump.end();
     text
+}
+
+/// A dump that is made piece by piece.
+pub(crate) struct Hexdump {
+    address: u64,
+    above: Option<[u8; 16]>,
+    squeezed: bool,
+}
+
+impl Hexdump {
+    pub(crate) fn new(address: u64) -> Self {
+        Self { address, above: None, squeezed: false }
+    }
+
+    /// The lines of what comes next: whole ones, but for the very last.
+    pub(crate) fn lines(&mut self, bytes: &[u8]) -> String {
+        let mut text = String::with_capacity(bytes.len().saturating_mul(5));
+        for line in bytes.chunks(16) {
+            let whole = <[u8; 16]>::try_from(line).ok();
+            if whole.is_some() && self.above == whole {
+                if !self.squeezed {
+                    text.push_str("*\n");
+                }
+                self.squeezed = true;
+            } else {
+                (self.above, self.squeezed) = (whole, false);
+                push_line(&mut text, self.address, line);
+            }
+            self.address = self.address.wrapping_add(line.len() as u64);
+        }
+        text
+    }
+
+    /// The last line.
+    pub(crate) fn end(&self) -> String {
+        format!("{:016x}\n", self.address)
+    }
 }
 
 fn push_line(text: &mut String, address: u64, line: &[u8]) {
@@ -41,7 +66,20 @@ fn push_line(text: &mut String, address: u64, line: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::hexdump;
+    use super::{Hexdump, hexdump};
+
+    #[test]
+    fn in_pieces_it_is_the_same() {
+        let mut bytes = vec![7; 4096];
+        bytes[2048] = 1;
+        bytes.extend([7; 4096]);
+        for piece in [16, 32, 4096] {
+            let mut dump = Hexdump::new(0x1000);
+            let mut text: String = bytes.chunks(piece).map(|bytes| dump.lines(bytes)).collect();
+            text += &dump.end();
+            assert_eq!(text, hexdump(0x1000, &bytes), "{piece}");
+        }
+    }
 
     #[test]
     fn reads_like_hexdump() {

@@ -37,6 +37,9 @@ struct Cli {
     /// prefix that has several of them, which are served below /checkpoints/
     #[arg(value_name = "STORE|CHECKPOINT|FOLDER")]
     location: String,
+    /// In a folder: the checkpoint that the short paths (/pid, /store, ...) have, too
+    #[arg(long, value_name = "NAME")]
+    default: Option<String>,
     /// Address and port (port 0 takes any free one), unix:PATH, or `systemd` for the sockets that it passes; can be given several
     /// times [default: the sockets that systemd passes, else 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT|unix:PATH|systemd")]
@@ -61,7 +64,7 @@ struct Cli {
     /// name, user agent; one JSON object per line if logs are JSON. SIGHUP has it opened again
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
-    /// Let everybody who may read add working sets, too (PUT /checkpoints/NAME/working-sets/SET); with --token-file, tokens with that scope may
+    /// Let everybody who may read add working sets, too (PUT /working-sets/SET, PUT /checkpoints/NAME/working-sets/SET); with --token-file, tokens with that scope may
     #[arg(long)]
     allow_working_sets: bool,
     /// Let pages of this web origin read what is served, https://example.com or with a port (CORS); can be given several times
@@ -163,7 +166,7 @@ async fn serve(cli: &Cli) -> Result<ExitCode> {
     }
     tracing::info!("opening {}; {url}/readyz tells when it is ready", cli.location);
 
-    let open = server.open(&cli.location);
+    let open = server.open(&cli.location, cli.default.as_deref());
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut running = tokio::spawn(server.run(async {
         // An error means that nobody is there to stop it, so it has to.

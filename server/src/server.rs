@@ -21,7 +21,12 @@ pub struct Server {
 
 /// A checkpoint that is served by now.
 #[derive(Debug, Clone)]
-pub struct Opened(Option<Arc<Served>>);
+pub struct Opened {
+    /// None for a folder.
+    served: Option<Arc<Served>>,
+    /// The checkpoint of a folder that the short paths have.
+    default: Option<String>,
+}
 
 impl Server {
     /// Takes an address such as `127.0.0.1:8080`, or port 0 for any, and lets everybody in.
@@ -60,18 +65,14 @@ impl Server {
     }
 
     /// Opens `location` (a page store, a raw checkpoint directory, the address of a store, or a folder of those) while the server runs already:
-    /// `/healthz` answers at once, `/readyz` when this is done.
-    pub fn open(&self, location: &str) -> impl Future<Output = Result<Opened>> + Send + use<> {
-        let (app, location) = (self.app.clone(), location.to_owned());
+    /// `/healthz` answers at once, `/readyz` when this is done. In a folder, the short paths have the checkpoint called `default`.
+    pub fn open(&self, location: &str, default: Option<&str>) -> impl Future<Output = Result<Opened>> + Send + use<> {
+        let (app, location, default) = (self.app.clone(), location.to_owned(), default.map(str::to_owned));
         async move {
-            if let Some(checkpoints) = Checkpoints::in_folder(&location).await {
-                app.located(checkpoints);
-                return Ok(Opened(None));
-            }
-            app.located(Checkpoints::one(&location));
-            let served = Arc::new(Served::open(&location, &app.limits, app.metrics.clone()).await?);
-            app.opened(served.clone());
-            Ok(Opened(Some(served)))
+            let checkpoints = Checkpoints::at(&location, default.as_deref()).await?;
+            app.located(checkpoints.clone());
+            let served = checkpoints.open(&app).await?;
+            Ok(Opened { served, default })
         }
     }
 
@@ -90,7 +91,10 @@ impl Server {
 impl Opened {
     /// Tasks, and pages that the dump had.
     pub fn summary(&self) -> String {
-        let Some(served) = &self.0 else { return "a folder of checkpoints".to_owned() };
+        let Some(served) = &self.served else {
+            let default = self.default.as_ref().map(|name| format!(", {name} at the short paths"));
+            return format!("a folder of checkpoints{}", default.unwrap_or_default());
+        };
         let manifest = served.store.manifest();
         let names: Vec<_> = manifest.tasks.iter().take(4).map(|t| format!("{} {}", t.comm, t.pid)).collect();
         let more = if manifest.tasks.len() > names.len() { ", ..." } else { "" };
@@ -100,14 +104,20 @@ impl Opened {
 
     /// Pids of all tasks.
     pub fn pids(&self) -> Vec<u32> {
-        self.0.iter().flat_map(|served| &served.images.0.tasks).map(|t| t.pid.get()).collect()
+        self.served.iter().flat_map(|served| &served.images.0.tasks).map(|t| t.pid.get()).collect()
     }
 
     /// Requests that have an answer here, as `curl` commands for the server at `url`.
     pub fn examples(&self, url: &str) -> String {
-        match &self.0 {
+        match &self.served {
             Some(served) => examples(served, url),
-            None => format!("  curl {url}/checkpoints\n  pageferry-agent restore {url}/checkpoints/NAME/store\n"),
+            None => {
+                let store = match self.default {
+                    Some(_) => "store",
+                    None => "checkpoints/NAME/store",
+                };
+                format!("  curl {url}/checkpoints\n  pageferry-agent restore {url}/{store}\n")
+            }
         }
     }
 }

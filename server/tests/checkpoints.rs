@@ -9,7 +9,7 @@ use criu_images::{
 };
 use page_store::write::{LocalSink, Options, split};
 use pageferry_server::{Doors, limits::Limits};
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io::Write, path::Path, sync::Arc, time::Duration};
 
 /// A store of one task with this pid.
 fn store(at: &Path, pid: u32) {
@@ -160,7 +160,7 @@ fn what_is_open_stays_whatever_others_ask_for_and_whatever_becomes_of_its_disk()
     }
     assert!(is_served());
     fs::write(one.join("checkpoint.json"), "{").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(2100));
     assert!(is_served(), "a look that fails tells nothing");
 }
 
@@ -193,7 +193,7 @@ fn a_folder_that_is_away_for_a_while_is_listed_as_it_was() {
     let server = Running::start(&folder);
     assert_eq!(names(&server), ["one"]);
     fs::rename(&folder, &away).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(names(&server), ["one"]);
     fs::rename(&away, &folder).unwrap();
     store(&folder.join("two"), 12);
@@ -251,52 +251,164 @@ fn put(server: &Running, path: &str, trace: &str) -> common::Reply {
     common::request(server.address, "PUT", path, &[], trace.as_bytes())
 }
 
+/// A recording of the first frame.
+fn trace(id: &str) -> String {
+    format!("{{\"format\": \"pageferry-trace\", \"version\": 1, \"checkpoint_id\": \"{id}\", \"frames\": [0]}}")
+}
+
+fn id(manifest: &common::Reply) -> String {
+    manifest.json()["checkpoint_id"].as_str().unwrap().to_owned()
+}
+
+/// The names of the working sets that a `checkpoint.json` names, each of which is there below `at`.
+fn sets(server: &Running, at: &str) -> Vec<String> {
+    let sets = server.get(&format!("{at}/checkpoint.json")).json()["working_sets"].clone();
+    let sets = sets.as_array().unwrap();
+    for set in sets {
+        let object = server.get(&format!("{at}/{}", set["object"].as_str().unwrap()));
+        assert_eq!((object.status, object.body.len() as u64), (200, set["size"].as_u64().unwrap()));
+    }
+    let mut names: Vec<_> = sets.iter().map(|set| set["name"].as_str().unwrap().to_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn taking() -> Doors {
+    Doors { allow_working_sets: true, ..Doors::default() }
+}
+
 #[test]
 fn what_a_restore_recorded_is_there_for_the_next() {
     let folder = tempfile::tempdir().unwrap();
     store(&folder.path().join("one"), 11);
-    let doors = Doors { allow_working_sets: true, ..Doors::default() };
-    let server = Running::behind(folder.path(), Limits::default(), doors);
-    let before = server.get("/checkpoints/one/store/checkpoint.json");
-    let id = before.json()["checkpoint_id"].as_str().unwrap().to_owned();
-    let trace =
-        format!("{{\"format\": \"pageferry-trace\", \"version\": 1, \"checkpoint_id\": \"{id}\", \"frames\": [0]}}");
+    let many = Running::hosting(folder.path(), Some("one"), Limits::default(), taking());
+    let before = many.get("/checkpoints/one/store/checkpoint.json");
+    let trace = trace(&id(&before));
     // Two at once: both are there in the end.
     std::thread::scope(|scope| {
-        for name in ["first", "second"] {
-            let (server, trace) = (&server, &trace);
+        for path in ["/checkpoints/one/working-sets/first", "/working-sets/second"] {
+            let (server, trace) = (&many, &trace);
             scope.spawn(move || {
-                let added = put(server, &format!("/checkpoints/one/working-sets/{name}"), trace);
+                let added = put(server, path, trace);
                 assert_eq!(added.status, 201, "{}", added.text());
                 assert_eq!(added.json()["frames"], 1);
             });
         }
     });
-    let after = server.get("/checkpoints/one/store/checkpoint.json");
+    let after = many.get("/checkpoints/one/store/checkpoint.json");
     assert_ne!(before.header("etag"), after.header("etag"));
-    let sets = after.json()["working_sets"].as_array().unwrap().clone();
-    let mut names: Vec<_> = sets.iter().map(|set| set["name"].as_str().unwrap()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["first", "second"]);
-    for set in &sets {
-        let object = server.get(&format!("/checkpoints/one/store/{}", set["object"].as_str().unwrap()));
-        assert_eq!((object.status, object.body.len() as u64), (200, set["size"].as_u64().unwrap()));
+    assert_eq!(sets(&many, "/checkpoints/one/store"), ["first", "second"]);
+    assert_eq!(sets(&many, "/store"), ["first", "second"]);
+    // A server of the store alone takes them as well, and serves them from then on, by both of its addresses.
+    let one = Running::behind(&folder.path().join("one"), Limits::default(), taking());
+    std::thread::scope(|scope| {
+        for path in ["/checkpoints/one/working-sets/third", "/working-sets/fourth"] {
+            let (server, trace) = (&one, &trace);
+            scope.spawn(move || assert_eq!(put(server, path, trace).status, 201));
+        }
+    });
+    for at in ["/checkpoints/one/store", "/store"] {
+        assert_eq!(sets(&one, at), ["first", "fourth", "second", "third"]);
     }
+    put(&one, "/checkpoints/two/working-sets/third", &trace).problem(404, "no-such-checkpoint");
     for (body, words) in [
         ("{}", "not a trace"),
-        (&trace.replace(&id, "another"), "another checkpoint"),
+        (&trace.replace(&id(&before), "another"), "another checkpoint"),
         (&trace.replace("[0]", "[0, 0]"), "twice"),
     ] {
-        let refused = put(&server, "/checkpoints/one/working-sets/third", body).problem(422, "bad-trace");
-        assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+        for (server, path) in [(&many, "/checkpoints/one/working-sets/fifth"), (&one, "/working-sets/fifth")] {
+            let refused = put(server, path, body).problem(422, "bad-trace");
+            assert!(refused["detail"].as_str().unwrap().contains(words), "{refused}");
+        }
     }
+}
+
+#[test]
+fn who_goes_away_before_it_is_added_has_it_added_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    store(&folder.path().join("one"), 11);
+    let server = Running::behind(&folder.path().join("one"), Limits::default(), taking());
+    let trace = trace(&id(&server.get("/store/checkpoint.json")));
+    let mut gone = std::net::TcpStream::connect(server.address).unwrap();
+    let head = format!("PUT /working-sets/main HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{trace}", trace.len());
+    gone.write_all(head.as_bytes()).unwrap();
+    // Long enough for it to be read, if not for it to be answered.
+    std::thread::sleep(Duration::from_millis(5));
+    drop(gone);
+    eventually(|| sets(&server, "/store") == ["main"]);
 }
 
 #[test]
 fn working_sets_are_taken_only_where_that_was_said() {
     let folder = tempfile::tempdir().unwrap();
     store(&folder.path().join("one"), 11);
+    raw(&folder.path().join("dump"), 12);
     let server = Running::start(folder.path());
     put(&server, "/checkpoints/one/working-sets/main", "{}").problem(409, "read-only");
     assert_eq!(server.send("GET", "/checkpoints/one/working-sets/main", &[]).status, 405);
+    let one = Running::behind(&folder.path().join("dump"), Limits::default(), taking());
+    put(&one, "/working-sets/main", "{}").problem(409, "read-only");
+}
+
+#[test]
+fn a_folder_can_have_one_for_the_short_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    store(&folder.path().join("one"), 11);
+    let server = Running::hosting(folder.path(), Some("two"), Limits::default(), Doors::default());
+    assert_eq!(server.get("/readyz").status, 200);
+    // It may come later, change, and go.
+    server.get("/pid").problem(404, "no-such-checkpoint");
+    store(&folder.path().join("two"), 12);
+    assert_eq!(server.get("/pid").json()["tasks"][0]["pid"], 12);
+    for (short, long) in [
+        ("/store/checkpoint.json".to_owned(), "/checkpoints/two/store/checkpoint.json".to_owned()),
+        ("/checkpoint.json".to_owned(), "/checkpoints/two/checkpoint.json".to_owned()),
+        (
+            format!("/pid/12/pages/{HEAP:x}-{:x}", HEAP + P),
+            format!("/checkpoints/two/pid/12/pages/{HEAP:x}-{:x}", HEAP + P),
+        ),
+        ("/pid".to_owned(), "/checkpoints/two/pid".to_owned()),
+    ] {
+        let (short, long) = (server.get(&short), server.get(&long));
+        assert_eq!((short.status, &short.body), (200, &long.body));
+    }
+    assert_eq!(server.get("/checkpoints/one/pid").json()["tasks"][0]["pid"], 11);
+    assert_eq!(names(&server), ["one", "two"]);
+    let tag = server.get("/pid").header("etag").unwrap().to_owned();
+    store(&folder.path().join("two"), 13);
+    eventually(|| server.get("/pid").json()["tasks"][0]["pid"] == 13);
+    assert_ne!(server.get("/pid").header("etag"), Some(&*tag));
+    fs::remove_dir_all(folder.path().join("two")).unwrap();
+    eventually(|| server.get("/pid").status == 404);
+}
+
+#[test]
+fn one_that_takes_long_goes_on_being_opened_when_nobody_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let task = Task::new(11).anonymous(HEAP, 4096).pages(Pages::here(HEAP, 4096));
+    Dump::new().task(task).write(&folder.path().join("dump")).unwrap();
+    let limits = Limits { opening: Duration::ZERO, ..Limits::default() };
+    let server = Running::hosting(folder.path(), Some("dump"), limits, Doors::default());
+    let told = server.get("/checkpoints/dump/pid");
+    assert_eq!(told.header("retry-after"), Some("1"));
+    told.problem(503, "not-ready");
+    eventually(|| server.get("/checkpoints/dump/pid").status == 200);
+    assert_eq!(server.get("/pid").status, 200);
+}
+
+#[test]
+fn what_is_wrong_is_told_to_all_who_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("dump");
+    let task = Task::new(11).anonymous(HEAP, 4096).pages(Pages::here(HEAP, 4096));
+    Dump::new().task(task).write(&dump).unwrap();
+    fs::write(dump.join("pages-1.img"), "short").unwrap();
+    let server = Running::start(folder.path());
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| drop(server.get("/checkpoints/dump/pid").problem(500, "store-damaged")));
+        }
+    });
+    Dump::new().task(Task::new(12).anonymous(HEAP, 16).pages(Pages::here(HEAP, 16))).write(&dump).unwrap();
+    assert_eq!(server.get("/checkpoints/dump/pid").json()["tasks"][0]["pid"], 12);
 }

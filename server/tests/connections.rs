@@ -124,7 +124,7 @@ fn before_the_checkpoint_is_open() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(pageferry_server::Server::bind("127.0.0.1:0", limits)).unwrap();
     let address = server.address().unwrap();
-    let opening = server.open("/nowhere/at/all");
+    let opening = server.open("/nowhere/at/all", None);
     runtime.spawn(server.run(std::future::pending()));
     let get = |path: &str| client::request(address, "GET", path, &[], b"");
     assert_eq!(get("/healthz").status, 200);

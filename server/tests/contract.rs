@@ -86,6 +86,9 @@ fn concrete(path: &str) -> String {
         .replace("{set}", "main")
 }
 
+const SET: &str = "/working-sets/{set}";
+const SET_OF: &str = "/checkpoints/{checkpoint}/working-sets/{set}";
+
 /// One request for every status that can be had from outside, with what the document says about it: the status, the headers that have to
 /// be there, the media type.
 #[test]
@@ -116,6 +119,7 @@ fn answers_are_as_documented() {
         (page, "/pid/10/page/1000", &[], 404),
         (pages, "", &[], 200),
         (pages, "", &["Accept-Encoding: zstd"], 200),
+        (pages, "", &["Accept: text/plain"], 200),
         (pages, "", &[none_match], 304),
         (pages, "?holes=no", &[], 400),
         (pages, "/pid/11/pages/1000-2000", &[], 404),
@@ -206,24 +210,32 @@ fn answers_are_as_documented() {
         seen.insert(("/pid".to_owned(), method.to_lowercase(), "404".to_owned()));
     }
 
-    let set = "/checkpoints/{checkpoint}/working-sets/{set}";
     let id = folder.get("/checkpoints/store/pid").json()["checkpoint_id"].as_str().unwrap().to_owned();
     let trace =
         format!("{{\"format\": \"pageferry-trace\", \"version\": 1, \"checkpoint_id\": \"{id}\", \"frames\": [0]}}");
-    for (path, body, status) in [
-        ("/checkpoints/store/working-sets/main", trace.clone(), 201),
-        ("/checkpoints/store/working-sets/a%20b", trace.clone(), 400),
-        ("/checkpoints/none/working-sets/main", trace.clone(), 404),
-        ("/checkpoints/dump/working-sets/main", trace.clone(), 409),
-        ("/checkpoints/store/working-sets/main", String::new(), 413),
-        ("/checkpoints/store/working-sets/main", trace.replace("[0]", "[999999]"), 422),
+    let doors = Doors { allow_working_sets: true, ..Doors::default() };
+    let [one, raw] =
+        ["store", "dump"].map(|name| Running::behind(&fixture.dir.path().join(name), Limits::default(), doors.clone()));
+    for (route, server, path, body, status) in [
+        (SET_OF, &folder, "/checkpoints/store/working-sets/main", trace.clone(), 201),
+        (SET_OF, &folder, "/checkpoints/store/working-sets/a%20b", trace.clone(), 400),
+        (SET_OF, &folder, "/checkpoints/none/working-sets/main", trace.clone(), 404),
+        (SET_OF, &folder, "/checkpoints/dump/working-sets/main", trace.clone(), 409),
+        (SET_OF, &folder, "/checkpoints/store/working-sets/main", String::new(), 413),
+        (SET_OF, &folder, "/checkpoints/store/working-sets/main", trace.replace("[0]", "[999999]"), 422),
+        (SET, &one, "/working-sets/main", trace.clone(), 201),
+        (SET, &one, "/working-sets/a%20b", trace.clone(), 400),
+        (SET, &folder, "/working-sets/main", trace.clone(), 404),
+        (SET, &raw, "/working-sets/main", trace.clone(), 409),
+        (SET, &one, "/working-sets/main", String::new(), 413),
+        (SET, &one, "/working-sets/main", trace.replace("[0]", "[999999]"), 422),
     ] {
         // It is refused before it is sent.
         let headers: &[&str] = if body.is_empty() { &["Content-Length: 4194305"] } else { &[] };
-        let reply = request(folder.address, "PUT", path, headers, body.as_bytes());
+        let reply = request(server.address, "PUT", path, headers, body.as_bytes());
         assert_eq!(reply.status, status, "PUT {path}: {}", reply.text());
-        compare(&document, set, "put", &reply);
-        seen.insert((set.to_owned(), "put".to_owned(), status.to_string()));
+        compare(&document, route, "put", &reply);
+        seen.insert((route.to_owned(), "put".to_owned(), status.to_string()));
     }
 
     // What is documented and was not seen needs a broken store, a slow client, or a server that is not ready.

@@ -136,7 +136,7 @@ fn ranges() {
 
             let coded = server.send("GET", &range, &["Accept-Encoding: gzip, zstd"]);
             assert_eq!(coded.header("content-encoding"), Some("zstd"));
-            assert_eq!(coded.header("vary"), Some("accept-encoding"));
+            assert_eq!(coded.header("vary"), Some("accept, accept-encoding"));
             assert!(zstd::decode_all(&coded.body[..]).unwrap() == reply.body, "{range}");
             assert_ne!(coded.header("etag"), reply.header("etag"));
 
@@ -280,4 +280,32 @@ fn bulk_requests_that_are_none() {
         server.post("/pid/11/pages", "[]").problem(404, "no-such-task");
         server.get("/pid/10/pages").problem(405, "method-not-allowed");
     });
+}
+
+#[test]
+fn a_range_reads_like_hexdump() {
+    let fixture = Fixture::new();
+    let server = Running::start(&fixture.store());
+    // Two pages with bytes, and two of zeros after them.
+    let range = format!("/pid/10/pages/{:x}-{:x}", HEAP + 6 * P, HEAP + 10 * P);
+    let text = server.send("GET", &range, &["Accept: text/plain"]);
+    assert_eq!((text.status, text.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    assert_eq!(text.text(), server.get(&format!("{range}?format=hexdump")).text());
+    let tags = [text.header("etag"), server.get(&range).header("etag")].map(|tag| tag.unwrap().to_owned());
+    assert_ne!(tags[0], tags[1]);
+    let whole = text.text();
+    let lines: Vec<&str> = whole.lines().collect();
+    assert!(lines[0].starts_with(&format!("{:016x}  ", HEAP + 6 * P)), "{}", lines[0]);
+    // What repeats is a star, over the border between pages.
+    assert_eq!(lines[lines.len() - 2..], ["*", &format!("{:016x}", HEAP + 10 * P)]);
+    assert!(!whole.contains(&format!("{:016x}", HEAP + 9 * P)), "{whole}");
+    // Each of its pages has the same lines.
+    let page = server.send("GET", &format!("/pid/10/page/{:x}", HEAP + 7 * P), &["Accept: text/plain"]);
+    let page = page.text();
+    let (of_page, _) = page.trim_end().rsplit_once('\n').unwrap();
+    assert!(text.text().contains(of_page));
+    let packed = server.send("GET", &range, &["Accept: text/plain", "Accept-Encoding: zstd"]);
+    assert_eq!(packed.header("content-encoding"), Some("zstd"));
+    assert_eq!(zstd::decode_all(&packed.body[..]).unwrap(), text.body);
+    server.get(&format!("{range}?format=json")).problem(400, "bad-query");
 }

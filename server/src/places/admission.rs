@@ -23,6 +23,8 @@ pub(crate) enum Size {
     /// Decoded pages: a chunk of stored bytes, a frame that is made of them, one that is being sent, and what is known about where
     /// the next ones are.
     Pages(u64),
+    /// Decoded pages as text: the same, and the text of a page.
+    Hexdump(u64),
     /// A list that is written while it is sent.
     List,
     /// What is written before it is sent.
@@ -34,15 +36,22 @@ const CHUNK: u64 = 256 << 10;
 const FRAME: u64 = page_store::FRAME_BYTES;
 /// Segments of a walk, at most.
 const SEGMENTS: u64 = 192 << 10;
+/// The text of a page: 256 lines of 79 characters.
+const PAGE_TEXT: u64 = 20 << 10;
 /// Buffers that every answer has.
 const OVERHEAD: u64 = 16 << 10;
+
+fn of_pages(len: u64) -> u64 {
+    (len + FRAME).min(CHUNK) + (len + FRAME).min(2 * FRAME) + len.min(SEGMENTS)
+}
 
 impl Size {
     fn bytes(self) -> u64 {
         OVERHEAD
             + match self {
                 Self::Object(len) => len.min(CHUNK),
-                Self::Pages(len) => (len + FRAME).min(CHUNK) + (len + FRAME).min(2 * FRAME) + len.min(SEGMENTS),
+                Self::Pages(len) => of_pages(len),
+                Self::Hexdump(len) => of_pages(len) + PAGE_TEXT,
                 Self::List => SEGMENTS,
                 Self::Whole(len) => len,
             }
@@ -50,7 +59,7 @@ impl Size {
 
     fn is_small(self) -> bool {
         match self {
-            Self::Object(len) | Self::Pages(len) | Self::Whole(len) => len <= SMALL,
+            Self::Object(len) | Self::Pages(len) | Self::Hexdump(len) | Self::Whole(len) => len <= SMALL,
             Self::List => true,
         }
     }

@@ -34,7 +34,7 @@ pub(super) async fn bulk(
     request: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let pid = params::pid(&pid)?;
     served.memory(pid)?;
     request_body::is_json(&request)?;

@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc};
 use tower::ServiceExt;
 
 pub(super) async fn list(State(app): Shared, request: HeaderMap) -> Result<Response, Problem> {
-    let list = app.checkpoints()?.list(&app).await?;
+    let list = app.checkpoints().await?.list(&app).await?;
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(header::ETAG, list.etag.header());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -31,7 +31,7 @@ pub(super) async fn below(
     request: Request,
 ) -> Result<Response, Problem> {
     let name = parameters.get("checkpoint").map_or("", String::as_str);
-    let checkpoints = app.checkpoints()?;
+    let checkpoints = app.checkpoints().await?;
     let (parts, body) = request.into_parts();
     // As it came: what is percent-encoded stays so.
     let rest = parts.uri.path().splitn(4, '/').nth(3).unwrap_or("");

@@ -33,7 +33,7 @@ pub(super) async fn maps(
     query: Query,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?.clone();
+    let served = app.served().await?;
     let pid = params::pid(&pid)?;
     served.memory(pid)?;
     let as_text = match query.one_of("format", &["json", "text"])? {

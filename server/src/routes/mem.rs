@@ -36,7 +36,7 @@ pub(super) async fn mem(
     method: Method,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let pid = params::pid(&pid)?;
     let holes_as_zeros = query.one_of("holes", &["zero", "error"])? == Some("zero");
     let size = served.memory(pid)?.mappings.iter().map(|mapping| mapping.range.end()).max().unwrap_or(0);

@@ -25,7 +25,7 @@ use crate::{
     metrics::Metrics,
     observe::observe,
     places::Places,
-    problem::{Kind, Problem},
+    problem::{Kind, Problem, damaged},
     served::Served,
 };
 use axum::{
@@ -33,82 +33,81 @@ use axum::{
     routing::{MethodRouter, get, post, put},
 };
 use http::{Method, StatusCode, header};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use tokio::sync::SetOnce;
 
 /// What every handler gets.
 #[derive(Debug)]
 pub(crate) struct App {
-    served: SetOnce<Arc<Served>>,
+    answers_for: AnswersFor,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) places: Arc<Places>,
     pub(crate) doors: Doors,
-    /// Where checkpoints are, once that is known.
-    checkpoints: OnceLock<Checkpoints>,
+}
+
+#[derive(Debug)]
+enum AnswersFor {
+    /// Whatever the server has, once that is known.
+    Server(SetOnce<Checkpoints>),
+    /// One of its checkpoints.
+    Checkpoint(Arc<Served>),
 }
 
 impl App {
     pub(crate) fn new(limits: Limits, doors: Doors) -> Self {
         let places = Arc::new(Places::new(&limits));
-        Self { served: SetOnce::new(), metrics: Arc::default(), limits, places, doors, checkpoints: OnceLock::new() }
+        Self { answers_for: AnswersFor::Server(SetOnce::new()), metrics: Arc::default(), limits, places, doors }
     }
-    /// The same for one of several checkpoints.
+    /// The same for one of its checkpoints.
     pub(crate) fn with(&self, served: Arc<Served>) -> Arc<Self> {
-        let one = Self {
-            served: SetOnce::new(),
+        Arc::new(Self {
+            answers_for: AnswersFor::Checkpoint(served),
             metrics: self.metrics.clone(),
             limits: self.limits,
             places: self.places.clone(),
             doors: self.doors.clone(),
-            checkpoints: OnceLock::new(),
-        };
-        one.opened(served);
-        Arc::new(one)
+        })
     }
     /// From now on it is known where checkpoints are. Only the first call has an effect.
     pub(crate) fn located(&self, checkpoints: Checkpoints) {
-        // The only error is that it was called before.
-        let _ = self.checkpoints.set(checkpoints);
-    }
-    pub(crate) fn checkpoints(&self) -> Result<&Checkpoints, Problem> {
-        self.checkpoints.get().ok_or_else(not_ready)
+        if let AnswersFor::Server(known) = &self.answers_for {
+            // The only error is that it was called before.
+            let _ = known.set(checkpoints);
+        }
     }
     /// Whether there is something to serve.
     pub(crate) fn is_ready(&self) -> bool {
-        self.served.get().is_some() || matches!(self.checkpoints.get(), Some(Checkpoints::Many(_)))
-    }
-    /// From now on there is something to serve. Only the first call has an effect.
-    pub(crate) fn opened(&self, served: Arc<Served>) {
-        // The only error is that it was called before.
-        let _ = self.served.set(served);
-    }
-    /// What is served, if it is open by now.
-    pub(crate) fn ready(&self) -> Result<&Arc<Served>, Problem> {
-        if let Some(Checkpoints::Many(_)) = self.checkpoints.get() {
-            return Err(Problem::new(
-                Kind::NoSuchPath,
-                "This server has several checkpoints.",
-                "GET /checkpoints lists them; put /checkpoints/<name> in front of the path.",
-            ));
+        match &self.answers_for {
+            AnswersFor::Server(known) => known.get().is_some_and(Checkpoints::is_ready),
+            AnswersFor::Checkpoint(_) => true,
         }
-        self.served.get().ok_or_else(not_ready)
     }
-    /// What is served. Who comes too early waits a little: whoever starts a server and uses it at once need not know of this.
-    pub(crate) async fn served(&self) -> Result<&Arc<Served>, Problem> {
-        if !self.is_ready() {
-            // Ready or not is what counts below.
-            let _ = tokio::time::timeout(self.limits.opening, self.served.wait()).await;
+    /// Where checkpoints are. Who comes too early waits a little.
+    pub(crate) async fn checkpoints(&self) -> Result<&Checkpoints, Problem> {
+        match &self.answers_for {
+            AnswersFor::Server(known) => match known.get() {
+                Some(checkpoints) => Ok(checkpoints),
+                None => tokio::time::timeout(self.limits.opening, known.wait()).await.map_err(|_| not_ready()),
+            },
+            AnswersFor::Checkpoint(_) => Err(damaged()),
         }
-        self.ready()
+    }
+    /// What the paths without a name are about.
+    pub(crate) async fn served(self: &Arc<Self>) -> Result<Arc<Served>, Problem> {
+        match &self.answers_for {
+            AnswersFor::Server(_) => self.checkpoints().await?.default(self).await,
+            AnswersFor::Checkpoint(served) => Ok(served.clone()),
+        }
     }
 }
 
-fn not_ready() -> Problem {
+/// A checkpoint that is not open yet.
+pub(crate) fn not_ready() -> Problem {
     Problem::new(
         Kind::NotReady,
         "A raw checkpoint is read once from beginning to end before it is served.",
-        "Wait until GET /readyz answers 200.",
+        "Wait, and ask again; GET /readyz tells when a server of one checkpoint is ready.",
     )
     .header(header::RETRY_AFTER, "1")
 }
@@ -139,6 +138,7 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/pid/{pid}/pages/{range}", methods: READ },
     Route { path: "/pid/{pid}/pages", methods: &["POST"] },
     Route { path: "/store/{object}", methods: READ },
+    Route { path: "/working-sets/{set}", methods: &["PUT"] },
     Route { path: "/checkpoints", methods: READ },
     Route { path: "/checkpoints/{checkpoint}/{path}", methods: READ },
     Route { path: "/checkpoints/{checkpoint}/pid/{pid}/pages", methods: &["POST"] },
@@ -162,10 +162,11 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/pid/{pid}/pages/{range}" => get(pages::pages),
         "/pid/{pid}/pages" => post(bulk::bulk),
         "/store/{object}" => get(objects::object),
+        "/working-sets/{set}" => put(working_sets::put),
         "/checkpoints" => get(checkpoints::list),
         "/checkpoints/{checkpoint}/{path}" => get(checkpoints::below),
         "/checkpoints/{checkpoint}/pid/{pid}/pages" => post(checkpoints::below),
-        "/checkpoints/{checkpoint}/working-sets/{set}" => put(working_sets::put),
+        "/checkpoints/{checkpoint}/working-sets/{set}" => put(working_sets::put_below),
         "/healthz" => get(service::healthz),
         "/readyz" => get(service::readyz),
         "/metrics" => get(service::metrics),

@@ -27,7 +27,7 @@ pub(super) async fn object(
     method: Method,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     match served.objects.get(&name) {
         Some(object) => answer(served, &admission, &name, object, &method, &request).await,
         None => Err(Problem::new(
@@ -48,7 +48,7 @@ pub(super) async fn at_the_root(
     request: HeaderMap,
 ) -> Result<Response, Problem> {
     let path = uri.path().trim_start_matches('/');
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let shared = || served.objects.get_key_value(&format!("../{path}"));
     let Some((name, object)) = served.objects.get_key_value(path).or_else(shared) else {
         return Err(no_such_path(uri.path()));

@@ -27,8 +27,8 @@ use page_store::Digest;
 use serde_json::{Value, json};
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-const RAW: &str = "application/octet-stream";
-const HEXDUMP: &str = "text/plain";
+pub(super) const RAW: &str = "application/octet-stream";
+pub(super) const HEXDUMP: &str = "text/plain";
 const JSON: &str = "application/json";
 
 pub(super) async fn page(
@@ -38,7 +38,7 @@ pub(super) async fn page(
     query: Query,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let pid = params::pid(&pid)?;
     let page = address::page(&address).map_err(|e| Problem::malformed(Kind::BadAddress, e))?;
     let form = match query.one_of("format", &["raw", "hexdump", "json"])? {

@@ -32,7 +32,7 @@ pub(super) async fn pagemap(
     PathOf(pid): PathOf<String>,
     query: Query,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?.clone();
+    let served = app.served().await?;
     let pid = params::pid(&pid)?;
     served.memory(pid)?;
     let range =

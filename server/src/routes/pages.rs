@@ -2,11 +2,13 @@
 
 use super::{
     Shared, bytes, not_modified,
+    page::{HEXDUMP, RAW},
     params::{self, PathOf, Query},
 };
 use crate::{
     address, coding,
     conditional::ETag,
+    hexdump::Hexdump,
     limits::MAX_PAGES,
     negotiate,
     places::{Admission, Size},
@@ -15,8 +17,9 @@ use crate::{
     served::{Images, Served, range_json},
     walk::Survey,
 };
-use axum::{extract::State, response::Response};
+use axum::{body::Bytes, extract::State, response::Response};
 use criu_images::{PAGE_SIZE, PageRange, Pid};
+use futures::{StreamExt, TryStreamExt, future, stream, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, header};
 use page_store::Digest;
 use serde_json::Value;
@@ -28,15 +31,20 @@ pub(super) async fn pages(
     query: Query,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let pid = params::pid(&pid)?;
     let range = address::range(&range).map_err(|e| Problem::malformed(Kind::BadRange, e))?;
     let holes_as_zeros = query.one_of("holes", &["zero", "error"])? == Some("zero");
+    let is_hexdump = match query.one_of("format", &["raw", "hexdump"])? {
+        Some(format) => format == "hexdump",
+        None => negotiate::accept(&request, &[RAW, HEXDUMP]) == HEXDUMP,
+    };
     if range.pages() > MAX_PAGES {
         return Err(too_large(range.pages()));
     }
     served.memory(pid)?;
-    let place = admission.place(Size::Pages(range.bytes())).await?;
+    let size = if is_hexdump { Size::Hexdump(range.bytes()) } else { Size::Pages(range.bytes()) };
+    let place = admission.place(size).await?;
     if !holes_as_zeros {
         let survey = Survey::of(served, pid, range).await?;
         if survey.hole_pages > 0 {
@@ -48,10 +56,14 @@ pub(super) async fn pages(
     let checkpoint = &served.store.manifest().checkpoint_id;
     let identity = Digest::of(format!("{checkpoint} {pid} {range} {holes_as_zeros}").as_bytes());
     let encoder = if negotiate::accepts_zstd(&request) { admission.encoder() } else { None };
-    let etag = if encoder.is_some() { ETag::weak(format_args!("{identity}.zstd")) } else { ETag::strong(identity) };
-    let mut headers = HeaderMap::new();
+    let form = if is_hexdump { ".hexdump" } else { "" };
+    let etag = match encoder {
+        Some(_) => ETag::weak(format_args!("{identity}{form}.zstd")),
+        None => ETag::strong(format_args!("{identity}{form}")),
+    };
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::ETAG, etag.header());
-    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if let Ok(value) = HeaderValue::try_from(range.start().to_string()) {
         headers.insert("x-page-address", value);
@@ -59,17 +71,43 @@ pub(super) async fn pages(
     if etag.is_known_to(&request) {
         return Ok(not_modified(headers));
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let content_type = if is_hexdump { "text/plain; charset=utf-8" } else { RAW };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let plain = bytes::of_range(served.clone(), pid, range);
+    let plain = if is_hexdump { as_hexdump(range, plain) } else { plain };
     let mut response = if let Some(encoder) = encoder {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
         Response::new(bytes::body(place, coding::zstd(plain, encoder)?))
     } else {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.bytes()));
+        if !is_hexdump {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.bytes()));
+        }
         Response::new(bytes::body(place, plain))
     };
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// The bytes of a range as text, a page at a time.
+fn as_hexdump(
+    range: PageRange,
+    chunks: BoxStream<'static, Result<Bytes, Problem>>,
+) -> BoxStream<'static, Result<Bytes, Problem>> {
+    let pages = chunks.map_ok(|mut chunk| {
+        let pages = std::iter::from_fn(move || {
+            (!chunk.is_empty()).then(|| chunk.split_to(chunk.len().min(PAGE_SIZE as usize)))
+        });
+        stream::iter(pages.map(Ok))
+    });
+    // None is the end.
+    let pages = pages.try_flatten().map_ok(Some).chain(stream::once(future::ok(None)));
+    let mut dump = Hexdump::new(range.start().get());
+    let text = pages.map_ok(move |page| match page {
+        Some(page) => dump.lines(&page),
+        None => dump.end(),
+    });
+    // A page that repeats the line before it has no text.
+    text.map_ok(Bytes::from).try_filter(|text| future::ready(!text.is_empty())).boxed()
 }
 
 /// More than a request may ask for.

@@ -1,6 +1,6 @@
 //! What is said about the server itself.
 
-use super::Shared;
+use super::{Shared, not_ready};
 use crate::{
     metrics::Moment,
     problem::{Problem, explain_all},
@@ -18,10 +18,13 @@ fn text(content_type: &'static str, body: impl IntoResponse) -> Response {
 }
 
 pub(super) async fn front(State(app): Shared) -> Response {
-    let examples = match app.ready() {
-        Ok(served) => crate::server::examples(served, "http://this-server"),
-        Err(_) if app.is_ready() => "  curl http://this-server/checkpoints\n".to_owned(),
-        Err(_) => "The checkpoint is still being opened.\n".to_owned(),
+    let examples = if app.is_ready() {
+        match app.served().await {
+            Ok(served) => crate::server::examples(&served, "http://this-server"),
+            Err(_) => "  curl http://this-server/checkpoints\n".to_owned(),
+        }
+    } else {
+        "The checkpoint is still being opened.\n".to_owned()
     };
     let body = format!(
         "Pageferry {}: a CRIU checkpoint, page by page.\n\n{examples}\n\
@@ -40,7 +43,7 @@ pub(super) async fn healthz() -> Response {
 pub(super) async fn readyz(State(app): Shared) -> Result<Response, Problem> {
     match app.is_ready() {
         true => Ok(text(TEXT, "ready\n")),
-        false => app.ready().map(|_| text(TEXT, "ready\n")),
+        false => Err(not_ready()),
     }
 }
 

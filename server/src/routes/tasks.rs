@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 const TASK_BYTES: u64 = 1024;
 
 pub(super) async fn list(State(app): Shared, admission: Admission) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let manifest = served.store.manifest();
     let place = admission.place(Size::Whole(served.images.0.tasks.len() as u64 * TASK_BYTES)).await?;
     let tasks: Vec<_> = served.images.0.tasks.iter().map(|task| task_json(served, task)).collect();
@@ -37,7 +37,7 @@ pub(super) async fn list(State(app): Shared, admission: Admission) -> Result<Res
 }
 
 pub(super) async fn one(State(app): Shared, PathOf(pid): PathOf<String>) -> Result<Response, Problem> {
-    let served = app.served().await?;
+    let served = &app.served().await?;
     let task = served.task(params::pid(&pid)?)?;
     let mut body = task_json(served, task);
     if let Some(memory) = &task.memory {

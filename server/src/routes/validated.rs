@@ -17,8 +17,12 @@ use crate::conditional::ETag;
 pub(super) async fn tag(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let conditions = request.headers().clone();
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    // The short paths may have another checkpoint by the time that the answer is there: then it is not known which of them it is about.
+    let before = app.served().await.ok();
     let mut response = next.run(request).await;
-    let checkpoint = app.ready().ok().and_then(|served| Some(served.objects.get(MANIFEST_NAME)?.etag.header()));
+    let after = app.served().await.ok();
+    let served = before.zip(after).filter(|(before, after)| Arc::ptr_eq(before, after)).map(|(served, _)| served);
+    let checkpoint = served.as_ref().and_then(|served| Some(served.objects.get(MANIFEST_NAME)?.etag.header()));
     let Some(checkpoint) = checkpoint.filter(|_| response.status() == StatusCode::OK) else { return response };
     let mut seed = Vec::new();
     let content_type = response.headers().get(header::CONTENT_TYPE);

@@ -1,6 +1,6 @@
-//! `PUT /checkpoints/{checkpoint}/working-sets/{set}`: what a restore has recorded makes the next one fast, wherever that is.
+//! `PUT /working-sets/{set}`, and the same below `/checkpoints/{checkpoint}`: what a restore has recorded makes the next one fast, wherever that is.
 
-use super::{Shared, body, params::PathOf};
+use super::{App, Shared, body, params::PathOf};
 use crate::problem::{Kind, Problem};
 use axum::{
     Json,
@@ -10,6 +10,7 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
+use std::sync::Arc;
 
 /// Bytes of a recording: some hundred thousand frames. What a set can have of them is less.
 const MOST_BYTES: usize = 4 << 20;
@@ -18,8 +19,27 @@ const LONGEST_NAME: usize = 64;
 
 pub(super) async fn put(
     State(app): Shared,
+    PathOf(set): PathOf<String>,
+    request: HeaderMap,
+    sent: Body,
+) -> Result<Response, Problem> {
+    add(&app, None, set, &request, sent).await
+}
+
+pub(super) async fn put_below(
+    State(app): Shared,
     PathOf((name, set)): PathOf<(String, String)>,
     request: HeaderMap,
+    sent: Body,
+) -> Result<Response, Problem> {
+    add(&app, Some(name), set, &request, sent).await
+}
+
+async fn add(
+    app: &Arc<App>,
+    name: Option<String>,
+    set: String,
+    request: &HeaderMap,
     sent: Body,
 ) -> Result<Response, Problem> {
     if !app.doors.take_working_sets() {
@@ -34,8 +54,8 @@ pub(super) async fn put(
         let next = format!("Use 1 to {LONGEST_NAME} letters, digits, dots, dashes and underscores.");
         return Err(Problem::new(Kind::BadPath, "This is no name for a working set.", next));
     }
-    let trace = body::read(&request, sent, MOST_BYTES, app.limits.stall).await?;
-    let added = app.checkpoints()?.add_working_set(&app, &name, &set, trace).await?;
+    let trace = body::read(request, sent, MOST_BYTES, app.limits.stall).await?;
+    let added = app.checkpoints().await?.add_working_set(app, name, set, trace).await?;
     let answer = json!({ "name": added.name, "object": added.object.object, "frames": added.frames, "bytes": added.object.size });
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }

@@ -165,7 +165,12 @@ impl Running {
     }
 
     pub fn behind(location: &Path, limits: Limits, doors: Doors) -> Self {
-        let location = location.display().to_string();
+        Self::hosting(location, None, limits, doors)
+    }
+
+    /// With the checkpoint of a folder that the short paths have.
+    pub fn hosting(location: &Path, default: Option<&str>, limits: Limits, doors: Doors) -> Self {
+        let (location, default) = (location.display().to_string(), default.map(str::to_owned));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (told, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -173,7 +178,7 @@ impl Running {
             runtime.block_on(async {
                 let server = Server::bind_all(&["127.0.0.1:0".to_owned()], doors, limits).await.unwrap();
                 let address = server.address().unwrap();
-                let open = server.open(&location);
+                let open = server.open(&location, default.as_deref());
                 let running = tokio::spawn(server.run(async {
                     let _ = stopped.await;
                 }));
