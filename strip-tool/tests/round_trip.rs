@@ -38,7 +38,7 @@ fn of_several_packs() {
     // 100 MiB that do not compress: two packs.
     let dump = noisy(dir.path(), 25_600);
     there_and_back(&dump, dir.path(), &[]);
-    assert_eq!(objects(&dir.path().join("store"), "packs").len(), 2);
+    assert_eq!(objects(&dir.path().join("store"), "packs").len(), 4);
 }
 
 #[test]

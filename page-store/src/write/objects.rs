@@ -64,10 +64,16 @@ pub(super) struct EncodedFrame {
     pub(super) digest: Digest,
 }
 
+/// The longest that the first packs get; each is twice as long as the one before, up to [`MAX_PACK_BYTES`]. A pack goes to an object store when it is
+/// done: the network has something to do early, and the last pack is not all that is left in the end for a store of few.
+const FIRST_PACK_BYTES: u64 = 8 << 20;
+
 /// Lays frames into packs, in order.
 pub(super) struct PackWriter<'a> {
     sink: &'a dyn ObjectSink,
     open: Option<(HashedObject, SeekTable)>,
+    /// The longest that this pack gets.
+    limit: u64,
     /// Those of the base first.
     done: Vec<PackObject>,
 }
@@ -75,7 +81,7 @@ pub(super) struct PackWriter<'a> {
 impl<'a> PackWriter<'a> {
     /// The packs that are written follow those of the base.
     pub(super) fn new(sink: &'a dyn ObjectSink, base: Vec<PackObject>) -> Self {
-        Self { sink, open: None, done: base }
+        Self { sink, open: None, limit: FIRST_PACK_BYTES, done: base }
     }
 
     /// Appends a frame; begins a new pack when this one is full.
@@ -83,7 +89,7 @@ impl<'a> PackWriter<'a> {
         if let Some((object, table)) = &self.open {
             let frames = table.frames().len() as u64 + 1;
             let len = object.len + frame.stored.len() as u64 + SeekTable::encoded_len(frames);
-            if len > MAX_PACK_BYTES || frames > MAX_PACK_FRAMES {
+            if len > self.limit || frames > MAX_PACK_FRAMES {
                 self.close()?;
             }
         }
@@ -107,6 +113,7 @@ impl<'a> PackWriter<'a> {
         let Some((mut object, table)) = self.open.take() else { return Ok(()) };
         object.write_all(&table.encode()).map_err(|source| io_error("pack", source))?;
         let object = object.finish("packs", "pack")?;
+        self.limit = (self.limit * 2).min(MAX_PACK_BYTES);
         self.done.push(PackObject { object, encoding: PackEncoding::Zstd, frames: table.frames().len() as u64 });
         Ok(())
     }
