@@ -169,7 +169,7 @@ fn section(measurement: Measurement) -> (&'static str, &'static str, &'static [&
         ),
         Measurement::Upload => (
             "Upload",
-            "`pageferry-strip split` to a folder, and to an S3 server (s3s-fs, which the tests build without optimisation: it takes some 30 MB/s and no more) of the same machine and cores through a TCP proxy that delays and paces; what the slower of \
+            "`pageferry-strip split` to a folder, and to an S3 server (s3s-fs, built for speed) of the same machine and cores through a TCP proxy that delays and paces; what the slower of \
              compressor and link allows is the larger of the time to the folder and all stored bytes at the link's rate.",
             &["checkpoint", "link", "stored MB", "to the bucket", "to a folder", "the slower of both"],
         ),

@@ -17,7 +17,7 @@ use crate::{
 
 /// Splits a checkpoint in turn to a folder and, over each link, to an S3 server of this machine, which has the same cores.
 pub(crate) fn measure(bench: &Bench, scene: &Scene) -> Result<Outcome> {
-    let server = S3::start(&scene.work)?;
+    let server = S3::start_optimised(&scene.work)?;
     let stored = folder_size(&scene.split()?.store)? as f64;
     let mut outcome = Outcome::default();
     for link in [REGION, CONTINENT] {

@@ -26,10 +26,19 @@ impl S3 {
 
     /// Starts it.
     pub fn start(work: &Workdir) -> Result<Self> {
+        Self::start_program(work, "s3s-fs")
+    }
+
+    /// Starts the one that is built for speed, which only `cargo xtask bench` has.
+    pub fn start_optimised(work: &Workdir) -> Result<Self> {
+        Self::start_program(work, "s3s-fs-optimised")
+    }
+
+    fn start_program(work: &Workdir, program: &str) -> Result<Self> {
         let root = work.folder("s3")?;
         fs::create_dir_all(root.join(Self::BUCKET))?;
         let port = free_port()?;
-        let mut server = Command::new(tools::program("s3s-fs")?);
+        let mut server = Command::new(tools::program(program)?);
         server.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--access-key", ACCESS_KEY]);
         server.args(["--secret-key", SECRET_KEY]).arg(&root);
         let mut daemon = Daemon::start("s3s-fs", &server, &work.path().join("s3.log"), None)?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    criu, paths,
+    criu, paths, programs,
     run::{command, run, step},
     setup,
 };
@@ -15,6 +15,7 @@ const PACKAGES: [&str; 4] = ["pageferry-strip", "pageferry-server", "pageferry-a
 pub(crate) fn main(args: &[String]) -> Result<()> {
     let (choice, rest) = criu::choice_from(args)?;
     setup::everything(choice)?;
+    step("programs to measure against", programs::setup_optimised)?;
     step("build (release)", || {
         let mut cargo = command("cargo");
         cargo.args(["build", "--release", "--bins"]).current_dir(paths::repo());

@@ -68,13 +68,15 @@ struct RustProgram {
     /// Pinned: a new release must not break an old commit, nor ask for a newer compiler.
     version: &'static str,
     features: &'static str,
+    /// Tests need it to be there, measurements need it to be fast.
+    optimised: bool,
 }
 
 /// A real S3 server on a folder. It builds in two minutes.
-const RUST_PROGRAMS: [RustProgram; 1] = [RustProgram { name: "s3s-fs", version: "0.14.1", features: "binary" }];
+const S3: RustProgram = RustProgram { name: "s3s-fs", version: "0.14.1", features: "binary", optimised: false };
 
 /// A distributed object store, which builds in twenty.
-const GARAGE: RustProgram = RustProgram { name: "garage", version: "2.5.0", features: "sqlite" };
+const GARAGE: RustProgram = RustProgram { name: "garage", version: "2.5.0", features: "sqlite", optimised: false };
 
 /// Whose interpreter becomes `bin/python3`.
 const PYTHON_FROM: &str = "gunicorn";
@@ -87,6 +89,11 @@ pub(crate) fn setup() -> Result<()> {
 /// Garage, for those who ask for it.
 pub(crate) fn setup_garage() -> Result<()> {
     GARAGE.setup(&paths::programs_dir()?.join("bin"))
+}
+
+/// What is measured against, where what the tests have is too slow for that.
+pub(crate) fn setup_optimised() -> Result<()> {
+    RustProgram { optimised: true, ..S3 }.setup(&paths::programs_dir()?.join("bin"))
 }
 
 /// What it takes to checkpoint one program.
@@ -110,8 +117,8 @@ fn setup_those(needed: impl Fn(&str) -> bool) -> Result<()> {
     for program in PYTHON_PROGRAMS.iter().filter(|program| needed(program.name)) {
         program.setup(&bin)?;
     }
-    for program in RUST_PROGRAMS.iter().filter(|program| needed(program.name)) {
-        program.setup(&bin)?;
+    if needed(S3.name) {
+        S3.setup(&bin)?;
     }
     Ok(())
 }
@@ -212,19 +219,22 @@ impl PythonProgram {
 impl RustProgram {
     fn setup(&self, bin: &Path) -> Result<()> {
         let programs = paths::programs_dir()?;
-        let place = programs.join(format!("{}-{}", self.name, self.version));
+        let suffix = if self.optimised { "-optimised" } else { "" };
+        let place = programs.join(format!("{}-{}{suffix}", self.name, self.version));
         let file = place.join("bin").join(self.name);
         if !file.exists() {
             fetch(self.name, format!("cargo install {} {}, into {}", self.name, self.version, place.display()));
-            let build = programs.join(format!("{}-build", self.name));
+            let build = programs.join(format!("{}{suffix}-build", self.name));
             let mut cargo = command("cargo");
             cargo.args(["install", self.name, "--version", self.version, "--features", self.features, "--locked"]);
-            // Tests need it to be there, not to be fast.
-            cargo.args(["--debug", "--quiet", "--root"]).arg(&place).arg("--target-dir").arg(&build);
+            if !self.optimised {
+                cargo.arg("--debug");
+            }
+            cargo.args(["--quiet", "--root"]).arg(&place).arg("--target-dir").arg(&build);
             run::quiet(&mut cargo)?;
             let _ = fs::remove_dir_all(&build);
         }
-        run::link(&file, &bin.join(self.name))?;
+        run::link(&file, &bin.join(format!("{}{suffix}", self.name)))?;
         have(self.name, format!("{}, {}", self.version, place.display()));
         Ok(())
     }
