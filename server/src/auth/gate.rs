@@ -17,16 +17,14 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Caller(pub(crate) Arc<str>);
 
-/// The middleware.
+/// The middleware of a server that is closed to somebody.
 pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let caller = match admit(&app, &request) {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
     let mut response = next.run(request).await;
-    if app.doors.are_closed() {
-        keep_private(response.headers_mut());
-    }
+    keep_private(response.headers_mut());
     if let Some(caller) = caller {
         response.extensions_mut().insert(caller);
     }

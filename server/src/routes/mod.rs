@@ -202,17 +202,19 @@ fn routed<'a>(routes: impl Iterator<Item = &'a Route>, app: &Arc<App>) -> Router
 /// The router, with everything around it.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let state = app.clone();
-    let guarded = routed(ROUTES.iter(), &app)
+    let mut router = routed(ROUTES.iter(), &app)
         .fallback(objects::at_the_root)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app)
-        .layer(axum::middleware::from_fn_with_state(state.clone(), auth::guard));
+        .with_state(app);
+    // Each layer costs every request something: where everybody may come in, nobody stands at the door.
+    if state.doors.are_closed() {
+        router = router.layer(axum::middleware::from_fn_with_state(state.clone(), auth::guard));
+    }
     // A browser asks whether it may send a token without one.
-    let open = match cors::layer(&state.doors.cors) {
-        Some(cors) => guarded.layer(cors),
-        None => guarded,
-    };
-    open.layer(axum::middleware::from_fn_with_state(state, observe))
+    if let Some(cors) = cors::layer(&state.doors.cors) {
+        router = router.layer(cors);
+    }
+    router.layer(axum::middleware::from_fn_with_state(state, observe))
 }
 
 /// axum adds `Allow`.
