@@ -3,6 +3,7 @@
 //! One cargo profile and one set of features for all steps, so that nothing is built twice.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Generated requests per operation of the HTTP interface.
 const SCHEMATHESIS_EXAMPLES: &str = "40";
+/// What they are generated from: a commit is green or red, whoever runs this. Another number makes other requests.
+const SCHEMATHESIS_SEED: &str = "2016";
 
 pub(crate) fn main(args: &[String]) -> Result<()> {
     let (choice, rest) = criu::choice_from(args)?;
@@ -86,7 +89,8 @@ fn licences() -> Result<()> {
     run(cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))
 }
 
-/// Holds the server to `openapi.yaml` with generated requests, valid and not, on a store, on a raw checkpoint, and on the folder that the store is in.
+/// Holds the server to `openapi.yaml` with generated requests, valid and not, on a store, on a raw checkpoint, and on the folder that the store is in, with and
+/// without a default.
 fn schemathesis() -> Result<()> {
     let folder = paths::target()?.join("tmp").join(format!("schemathesis-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -101,12 +105,14 @@ fn schemathesis_in(folder: &Path) -> Result<()> {
     let (checkpoint, store) = (folder.join("threads/dump"), folder.join("store"));
     let mut strip = command(built.join("pageferry-strip"));
     quiet(strip.arg("split").arg(&checkpoint).arg("--store").arg(&store).arg("--slim").arg(folder.join("slim")))?;
-    generated_client(&Server::start(&built.join("pageferry-server"), &store)?, folder)?;
-    for served in [store.as_path(), &checkpoint, folder] {
+    generated_client(&Server::start(&built.join("pageferry-server"), &[store.as_os_str()])?, folder)?;
+    let with_default = [folder.as_os_str(), "--default".as_ref(), "store".as_ref()];
+    for served in [&[store.as_os_str()][..], &[checkpoint.as_os_str()], &[folder.as_os_str()], &with_default] {
         let server = Server::start(&built.join("pageferry-server"), served)?;
         let mut schemathesis = command(paths::program("schemathesis")?);
         schemathesis.arg("--config-file").arg(paths::repo().join("server/schemathesis.toml"));
         schemathesis.args(["run", "--no-color", "--checks", "all", "--max-examples", SCHEMATHESIS_EXAMPLES]);
+        schemathesis.args(["--seed", SCHEMATHESIS_SEED]);
         schemathesis.arg("--url").arg(&server.url).arg(paths::repo().join("openapi.yaml"));
         // It leaves a folder with its state where it is started.
         run(schemathesis.current_dir(folder))?;
@@ -134,10 +140,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(binary: &PathBuf, store: &Path) -> Result<Self> {
+    fn start(binary: &PathBuf, served: &[&OsStr]) -> Result<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut server = command(binary);
-        server.arg(store).args(["--listen", &format!("127.0.0.1:{port}")]).stdout(Stdio::null());
+        server.args(served).args(["--listen", &format!("127.0.0.1:{port}")]).stdout(Stdio::null());
         let child = server.spawn().with_context(|| binary.display().to_string())?;
         let mut server = Self { child, url: format!("http://127.0.0.1:{port}") };
         let start = Instant::now();
