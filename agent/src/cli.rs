@@ -109,7 +109,7 @@ pub struct PagerArgs {
 /// `pageferry-agent doctor`.
 #[derive(Args, Debug, Clone)]
 pub struct DoctorArgs {
-    /// The page store to restore from: a path or http(s):// address; a raw checkpoint directory works too.
+    /// The page store to restore from: a path, http(s):// address or links:FILE; a raw checkpoint directory works too.
     pub store: Option<String>,
     /// The CRIU to check.
     #[arg(long, value_name = "PATH", default_value = "criu", env = "PAGEFERRY_CRIU")]
@@ -143,7 +143,7 @@ pub enum LogFormat {
 /// `pageferry-agent lazy-pages`.
 #[derive(Args, Debug, Clone)]
 pub struct LazyPagesArgs {
-    /// The page store: a path or http(s):// address [default: the images directory, as a raw checkpoint]. Given several times: mirrors
+    /// The page store: a path, http(s):// address or links:FILE [default: the images directory, as a raw checkpoint]. Given several times: mirrors
     /// that hold the same; each request goes to the one that does best.
     #[arg(long, value_name = "STORE")]
     pub store: Vec<String>,
@@ -175,7 +175,7 @@ pub struct LazyPagesArgs {
 /// `pageferry-agent restore`.
 #[derive(Args, Debug, Clone)]
 pub struct RestoreArgs {
-    /// The page store: a path or http(s):// address; a raw checkpoint directory works too.
+    /// The page store: a path, http(s):// address or links:FILE; a raw checkpoint directory works too.
     pub store: String,
     /// A mirror: another place that holds the same. Can be given several times; each request goes to the place that does best.
     #[arg(long = "store", value_name = "MIRROR")]

@@ -6,7 +6,7 @@ pub use neighbours::Neighbours;
 pub(crate) use neighbours::neighbours_of;
 
 use crate::{
-    Error, MANIFEST_NAME, Manifest, Result, Store,
+    Error, Links, MANIFEST_NAME, Manifest, Result, Store,
     backend::blocking,
     bucket::{Bucket, Doing, Retrying},
 };
@@ -34,6 +34,10 @@ impl Folder {
     /// The place at a path or an address.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.strip_suffix(MANIFEST_NAME).filter(|rest| rest.ends_with('/')).unwrap_or(text);
+        if Links::is_location(text) {
+            let what = "links cannot be listed or removed from; use a path, s3://, gs:// or az://".into();
+            return Err(Error::Unsupported { object: text.into(), what });
+        }
         match text.split_once("://") {
             _ if Bucket::is_address(text) => {
                 let address = text.trim_end_matches('/').to_owned();

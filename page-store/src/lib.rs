@@ -12,6 +12,7 @@ mod error;
 mod folder;
 pub mod format;
 pub mod index;
+mod links;
 pub mod manifest;
 mod model;
 mod names;
@@ -31,6 +32,7 @@ pub use backend::{
 };
 pub use error::{Error, Result, Retry};
 pub use folder::{Folder, Neighbours};
+pub use links::{LinkSigner, Links};
 pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
 };

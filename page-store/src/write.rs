@@ -32,7 +32,7 @@ pub use local::LocalSink;
 pub(crate) use objects::put;
 pub use remote::{Conditions, RemoteSink};
 
-use crate::{Backend, Error, FRAME_PAGES, Manifest, ObjectRef, Result, bucket::Bucket, manifest};
+use crate::{Backend, Error, FRAME_PAGES, Links, Manifest, ObjectRef, Result, bucket::Bucket, manifest};
 use criu_images::{Checkpoint, PAGE_SIZE};
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -78,6 +78,10 @@ pub trait StoreSink: ObjectSink {
 
 /// The place at a path or an address. `conditions` counts for object stores; a folder of this machine is locked.
 pub fn create(location: &str, replace: bool, conditions: Conditions) -> Result<Box<dyn StoreSink>> {
+    if Links::is_location(location) {
+        let what = "nothing can be written by way of links; use a path, s3://, gs:// or az://".into();
+        return Err(Error::Unsupported { object: location.into(), what });
+    }
     match location.split_once("://") {
         _ if Bucket::is_address(location) => Ok(Box::new(RemoteSink::create(location, replace, conditions)?)),
         Some(("file", path)) if path.starts_with('/') => Ok(Box::new(LocalSink::create(path, replace)?)),

@@ -2,7 +2,9 @@
 
 mod args;
 
-use crate::{Meter, Mode, Stop, Stopped, copy, inspect, join, list, retry::show, rm, split, verify, working_set};
+use crate::{
+    Meter, Mode, Stop, Stopped, copy, inspect, join, list, presign, retry::show, rm, split, verify, working_set,
+};
 use anyhow::{Context, Result};
 use args::{Args, Command, LogFormat};
 use clap::Parser;
@@ -101,6 +103,10 @@ fn run(args: &Args) -> Result<ExitCode> {
                 conditions: a.put.conditions(),
             };
             args.print(&runtime.block_on(copy::copy(&options, &meter, &stop))?)?;
+        }
+        Command::Presign(a) => {
+            let options = presign::PresignOptions { store: a.store.clone(), out: a.out.clone(), expires: a.expires };
+            args.print(&runtime.block_on(presign::presign(&options, &stop))?)?;
         }
         Command::List(a) => args.print(&runtime.block_on(list::list(&a.location))?)?,
         Command::Rm(a) => {

@@ -14,6 +14,7 @@ pub mod join;
 pub mod list;
 mod meter;
 mod output;
+pub mod presign;
 mod retry;
 pub mod rm;
 pub mod split;

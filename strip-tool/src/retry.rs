@@ -1,6 +1,6 @@
 //! What is tried again, how often, after how long.
 
-use page_store::{Error, HttpOptions, Store};
+use page_store::{Error, HttpOptions, Links, Store};
 use std::{sync::OnceLock, time::Duration};
 
 /// Waits between attempts at what may succeed later: 6 s in all. A host that restarts is back by then; a user at a terminal still
@@ -36,7 +36,7 @@ impl Retries {
     }
 
     fn at(location: &str) -> Self {
-        Self { local: !location.contains("://"), failed: 0 }
+        Self { local: !location.contains("://") && !Links::is_location(location), failed: 0 }
     }
 
     /// Something succeeded: the next failure is the first.

@@ -64,6 +64,9 @@ fn not_opened(report: &mut Report, location: &str, error: &Error) {
             error.to_string(),
             format!("give the folder or address below which {MANIFEST_NAME} is (of pageferry-server: http://HOST:PORT/store)"),
         ),
+        Error::Unsupported { what, .. } if what.contains("pageferry-strip presign") => {
+            report.fail("store", error.to_string(), "have a new links file made where the bucket's credentials are, and put it in place of this one");
+        }
         Error::Unsupported { what, .. } if what.contains("HTTP 401") => {
             report.fail("store", error.to_string(), "ask for a token that is valid now, and give it with --token-file or PAGEFERRY_TOKEN");
         }

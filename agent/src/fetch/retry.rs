@@ -6,7 +6,7 @@ use super::{
 };
 use crate::status::Status;
 use anyhow::Result;
-use page_store::{Error, Retry};
+use page_store::{Error, Links, Retry};
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -139,7 +139,7 @@ where
         }
         final_answers = if error.is_transient() { 0 } else { final_answers + 1 };
         let wait = pause(Some(&error), failures, fastrand::f64());
-        let local = !location.contains("://");
+        let local = !location.contains("://") && !Links::is_location(location);
         if local
             || final_answers >= FINAL_ANSWERS
             || start.elapsed() + wait > FAILING

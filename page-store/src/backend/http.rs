@@ -13,13 +13,13 @@ use super::{
     spools::Spools,
     suspects::Suspects,
 };
-use crate::{Error, MANIFEST_NAME, Result};
+use crate::{Error, MANIFEST_NAME, Result, links::LinksFile};
 use async_trait::async_trait;
 use body::Body;
 use bytes::{Bytes, BytesMut};
 use client::client;
 use futures::FutureExt;
-use host::{Ask, Host};
+use host::{Ask, Host, Place};
 use http::StatusCode;
 pub use options::{HttpOptions, Token};
 use std::{
@@ -99,16 +99,25 @@ impl HttpBackend {
         {
             path.pop();
         }
+        Self::at(Place::Below(url), options)
+    }
+
+    /// Objects by the links of a file. The token is for hosts that want one, and is not sent.
+    pub(crate) fn of_links(file: LinksFile, options: HttpOptions) -> Result<Self> {
+        Self::at(Place::Linked(Arc::new(file)), HttpOptions { token: None, ..options })
+    }
+
+    fn at(place: Place, options: HttpOptions) -> Result<Self> {
         let deadlines = Deadlines::default();
-        let client = client(&url, &options, deadlines)?;
+        let client = client(&place.url(), &options, deadlines)?;
         let token = options.token.clone();
-        let host = Host { base: url, client, token, deadlines, suspects: Arc::<Suspects>::default() };
+        let host = Host { place, client, token, deadlines, suspects: Arc::<Suspects>::default() };
         Ok(Self { host, options, spools: Arc::default(), warned: Arc::default() })
     }
 
     /// The same with other deadlines.
     pub fn with_deadlines(self, deadlines: Deadlines) -> Result<Self> {
-        let client = client(&self.host.base, &self.options, deadlines)?;
+        let client = client(&self.host.place.url(), &self.options, deadlines)?;
         Ok(Self { host: Host { client, deadlines, ..self.host }, ..self })
     }
 
@@ -218,7 +227,7 @@ impl Backend for HttpBackend {
 
     fn fresh(&self) -> Arc<dyn Backend> {
         // The same options worked before; if not, shared connections are slower, not wrong.
-        let client = client(&self.host.base, &self.options, self.host.deadlines);
+        let client = client(&self.host.place.url(), &self.options, self.host.deadlines);
         let client = client.unwrap_or_else(|_| self.host.client.clone());
         Arc::new(Self { host: Host { client, ..self.host.clone() }, ..self.clone() })
     }

@@ -15,6 +15,7 @@ use object_store::{
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     path::Path,
+    signer::Signer,
 };
 use std::{sync::Arc, time::Duration};
 use url::Url;
@@ -40,6 +41,8 @@ pub(crate) enum Retrying {
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
+    /// Of an address; a store that the caller has made may have none.
+    signer: Option<Arc<dyn Signer>>,
     prefix: Path,
     /// As the user typed it, without a slash at its end.
     address: String,
@@ -66,15 +69,15 @@ impl Bucket {
         }
         // The first one wins; another part of the program may have been earlier.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let store = client(&url, retrying)
+        let (store, signer) = client(&url, retrying)
             .map_err(|e| unsupported(format!("{}: see its provider's variables", one_line(&e))))?;
         let prefix = Path::from_url_path(url.path()).map_err(|e| unsupported(e.to_string()))?;
-        Ok(Self { store, prefix, address: address.into(), retrying })
+        Ok(Self { store, signer: Some(signer), prefix, address: address.into(), retrying })
     }
 
     /// A store that the caller has made.
     pub(crate) fn of(store: Arc<dyn ObjectStore>, address: &str) -> Self {
-        Self { store, prefix: Path::default(), address: address.into(), retrying: Retrying::Caller }
+        Self { store, signer: None, prefix: Path::default(), address: address.into(), retrying: Retrying::Caller }
     }
 
     /// The same place over connections of its own.
@@ -88,6 +91,11 @@ impl Bucket {
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
+    }
+
+    /// What makes links that need no credentials.
+    pub(crate) fn signer(&self) -> Option<&Arc<dyn Signer>> {
+        self.signer.as_ref()
     }
 
     pub(crate) fn prefix(&self) -> &Path {
@@ -127,7 +135,10 @@ impl Bucket {
     }
 }
 
-fn client(url: &Url, retrying: Retrying) -> object_store::Result<Arc<dyn ObjectStore>> {
+/// A client, as what reads and writes and as what signs.
+type Client = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
+
+fn client(url: &Url, retrying: Retrying) -> object_store::Result<Client> {
     let retry = match retrying {
         Retrying::Caller => RetryConfig { max_retries: 0, ..RetryConfig::default() },
         Retrying::Client => RetryConfig { retry_timeout: Duration::from_secs(120), ..RetryConfig::default() },
@@ -143,14 +154,14 @@ fn client(url: &Url, retrying: Retrying) -> object_store::Result<Arc<dyn ObjectS
             for (key, value) in timeouts {
                 builder = builder.with_config(GoogleConfigKey::Client(key), value);
             }
-            Ok(Arc::new(builder.build()?))
+            Ok(both(builder.build()?))
         }
         "az" => {
             let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retry);
             for (key, value) in timeouts {
                 builder = builder.with_config(AzureConfigKey::Client(key), value);
             }
-            Ok(Arc::new(builder.build()?))
+            Ok(both(builder.build()?))
         }
         _ => {
             let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry);
@@ -162,9 +173,14 @@ fn client(url: &Url, retrying: Retrying) -> object_store::Result<Arc<dyn ObjectS
             if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
                 builder = builder.with_allow_http(true);
             }
-            Ok(Arc::new(builder.build()?))
+            Ok(both(builder.build()?))
         }
     }
+}
+
+fn both<T: ObjectStore + Signer>(client: T) -> Client {
+    let client = Arc::new(client);
+    (client.clone(), client)
 }
 
 /// An error in one line, without what XML adds.

@@ -1,8 +1,8 @@
 //! What a location is, and its manifest.
 
 use crate::{
-    Backend, Error, HttpBackend, HttpOptions, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, ObjectBackend, Result,
-    backend::blocking, bucket::Bucket, manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
+    Backend, Error, HttpBackend, HttpOptions, Links, LocalBackend, MANIFEST_NAME, Manifest, Mirrors, ObjectBackend,
+    Result, backend::blocking, bucket::Bucket, links::LinksFile, manifest::MAX_MANIFEST_BYTES, raw::RawCheckpoint,
 };
 use std::{path::Path, sync::Arc};
 
@@ -11,13 +11,18 @@ const INVENTORY: &str = "inventory.img";
 
 /// The backend for a location that a user typed.
 pub(super) async fn backend(location: &str, http: &HttpOptions) -> Result<Arc<dyn Backend>> {
+    if let Some(file) = Links::path_of(location) {
+        let file = file.to_owned();
+        let file = blocking(move || LinksFile::open(&file)).await?;
+        return Ok(Arc::new(HttpBackend::of_links(file, http.clone())?));
+    }
     match location.split_once("://") {
         Some(("http" | "https", _)) => Ok(Arc::new(HttpBackend::with_options(location, http.clone())?)),
         _ if Bucket::is_address(location) => Ok(Arc::new(ObjectBackend::new(location)?)),
         Some(("file", path)) if path.starts_with('/') => local(path).await,
         Some((scheme, _)) if !Path::new(location).exists() => {
             let what = format!(
-                "addresses with {scheme}:// are not known; use a path, http://, https://, s3://, gs:// or az://"
+                "addresses with {scheme}:// are not known; use a path, http://, https://, s3://, gs://, az:// or links:FILE"
             );
             Err(Error::Unsupported { object: location.into(), what })
         }

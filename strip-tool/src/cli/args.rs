@@ -2,10 +2,10 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 use page_store::{
-    HttpOptions, HttpVersion,
+    HttpOptions, HttpVersion, Links,
     write::{Conditions, DEFAULT_LEVEL},
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Splits a CRIU checkpoint into a slim dump and a page store, and back.
 #[derive(Debug, Parser)]
@@ -99,6 +99,13 @@ pub(super) enum Command {
     /// List the page stores in a folder or below a prefix of an object store
     #[command(after_help = "Example:\n  pageferry-strip list s3://bucket\n  pageferry-strip list /srv/www --json")]
     List(ListArgs),
+    /// Make links with which machines without credentials read a store in a private bucket
+    ///
+    /// The file has one link for each object, and is a place to read from: links:FILE. Make it anew, over the old one, before the links end, or
+    /// when the store has changed: a restore that runs goes on with the new ones.
+    #[command(after_help = "Example:\n  pageferry-strip presign s3://bucket/app --out app.links --expires 12h\n  \
+                            pageferry-agent restore links:app.links")]
+    Presign(PresignArgs),
     /// Remove a page store
     ///
     /// checkpoint.json goes first, so that no reader finds half a store. Packs that stores beside it share stay.
@@ -123,7 +130,7 @@ impl PutArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CopyArgs {
-    /// Path or address of the store
+    /// Path or address of the store; links:FILE, too
     #[arg(value_name = "STORE")]
     pub(super) from: String,
     /// Where the copy is to be: a folder that is empty or does not exist, or s3://, gs://, az://
@@ -141,6 +148,19 @@ pub(super) struct ListArgs {
     /// A folder, or a prefix such as s3://bucket/prefix
     #[arg(value_name = "PREFIX")]
     pub(super) location: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PresignArgs {
+    /// The store: s3://, gs:// or az://
+    pub(super) store: String,
+    /// The file to write, readable for you alone: who has it can read the store
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
+    /// How long the links are good: seconds, or a span such as 90m, 12h, 7days, which is the most. Links that were signed with temporary
+    /// credentials end with these at the latest
+    #[arg(long, value_name = "TIME", default_value = "12h", value_parser = span)]
+    pub(super) expires: Duration,
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,7 +203,7 @@ pub(super) struct SplitArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct JoinArgs {
-    /// Path of the store, or its address: http(s)://, s3://, gs://, az://
+    /// Path of the store, or its address: http(s)://, s3://, gs://, az://, links:FILE
     pub(super) store: String,
     /// Where the checkpoint is to be: a folder that is empty or does not exist
     #[arg(long, value_name = "DIR")]
@@ -192,7 +212,7 @@ pub(super) struct JoinArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
-    /// Path of the store, or its address: http(s)://, s3://, gs://, az://
+    /// Path of the store, or its address: http(s)://, s3://, gs://, az://, links:FILE
     pub(super) store: String,
 }
 
@@ -222,9 +242,22 @@ pub(super) struct InspectArgs {
     pub(super) level: i32,
 }
 
+/// Seconds, or a number with a unit.
+fn span(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => {
+            humantime::parse_duration(text).map_err(|_| "give seconds, or a span such as 90m, 12h or 7days".into())
+        }
+    }
+}
+
 /// A path or address that something can be written to.
 fn writable(text: &str) -> Result<String, String> {
     match text.split_once("://") {
+        _ if Links::is_location(text) => {
+            Err("nothing can be written by way of links; use a path, s3://, gs:// or az://".into())
+        }
         Some((scheme @ ("http" | "https"), _)) => {
             Err(format!("nothing can be written to {scheme}:// addresses; use a path, s3://, gs:// or az://"))
         }

@@ -47,6 +47,8 @@ pub(super) fn client(base: &Url, options: &HttpOptions, deadlines: Deadlines) ->
         spoken()
             .user_agent(concat!("pageferry/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers.clone())
+            // A query may hold a signature, which is nothing for a host that the first one redirects to.
+            .referer(false)
             .tcp_nodelay(true)
             .tcp_keepalive(KEEPALIVE)
             .tcp_keepalive_interval(KEEPALIVE_INTERVAL)

@@ -5,15 +5,16 @@ use super::{
     body::{Resuming, chunks},
 };
 use crate::{
-    Error, MANIFEST_NAME, Result, Retry,
+    Error, Links, MANIFEST_NAME, Result, Retry,
     backend::response::{MAX_EXPLANATION, check_coding, is_html, status_error, strong_etag},
     backend::suspects::Suspects,
+    links::LinksFile,
     names,
 };
 use futures::StreamExt;
 use http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Response};
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use url::Url;
 
@@ -38,10 +39,38 @@ impl Ask<'_> {
     }
 }
 
+/// Where objects are.
+#[derive(Clone)]
+pub(super) enum Place {
+    /// Below an address.
+    Below(Url),
+    /// Each at an address of its own, which holds a signature: it is shown to that host and to nobody else.
+    Linked(Arc<LinksFile>),
+}
+
+impl Place {
+    /// An address that says which scheme they have.
+    pub(super) fn url(&self) -> Url {
+        match self {
+            Self::Below(base) => base.clone(),
+            Self::Linked(file) => file.any(),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Below(base) => f.write_str(&redacted(base)),
+            Self::Linked(file) => file.fmt(f),
+        }
+    }
+}
+
 /// Where objects are, and the connections there.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
-    pub(super) base: Url,
+    pub(super) place: Place,
     pub(super) client: Client,
     pub(super) token: Option<Arc<Token>>,
     pub(super) deadlines: Deadlines,
@@ -50,15 +79,18 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn describe(&self, object: &str) -> String {
-        let mut text = redacted(&self.base);
+        let mut text = match &self.place {
+            Place::Below(base) => redacted(base),
+            Place::Linked(file) => return file.describe(object),
+        };
         if !text.ends_with('/') {
             text.push('/');
         }
         text + object
     }
 
-    fn url(&self, object: &str) -> Result<Url> {
-        let mut url = self.base.clone();
+    fn url(&self, base: &Url, object: &str) -> Result<Url> {
+        let mut url = base.clone();
         match url.path_segments_mut() {
             Ok(mut path) if names::is_object(object) => {
                 path.pop_if_empty();
@@ -68,27 +100,69 @@ impl Host {
                 }
             }
             _ => {
-                let what = format!("{object:?} is not a name that a store can have");
-                return Err(Error::Unsupported { object: self.describe(""), what });
+                return Err(self.no_name(object));
             }
         };
         Ok(url)
     }
 
+    fn no_name(&self, object: &str) -> Error {
+        let what = format!("{object:?} is not a name that a store can have");
+        Error::Unsupported { object: self.describe(""), what }
+    }
+
     /// Sends a request; answers other than success are errors.
     pub(super) async fn send(&self, object: &str, ask: Ask<'_>) -> Result<Response> {
-        let Some(token) = &self.token else { return self.send_as(object, ask, None).await };
+        let base = match &self.place {
+            Place::Below(base) => base,
+            Place::Linked(file) => return self.send_by_link(file, object, ask).await,
+        };
+        let Some(token) = &self.token else { return self.send_as(base, object, ask, None).await };
         let header = token.header();
-        match self.send_as(object, ask, Some(&header)).await {
+        match self.send_as(base, object, ask, Some(&header)).await {
             Err(Error::Unsupported { what, .. }) if what.contains(REFUSED) && token.renew(&header) => {
-                self.send_as(object, ask, Some(&token.header())).await
+                self.send_as(base, object, ask, Some(&token.header())).await
             }
             done => done,
         }
     }
 
-    async fn send_as(&self, object: &str, ask: Ask<'_>, token: Option<&HeaderValue>) -> Result<Response> {
-        let mut request = self.client.get(self.url(object)?);
+    async fn send_as(&self, base: &Url, object: &str, ask: Ask<'_>, token: Option<&HeaderValue>) -> Result<Response> {
+        let response = self.request(self.url(base, object)?, object, ask, token).await?;
+        self.judged(object, ask, response).await
+    }
+
+    /// By the object's link; where that is refused, by the one that the file has for it now.
+    async fn send_by_link(&self, file: &LinksFile, object: &str, ask: Ask<'_>) -> Result<Response> {
+        if !names::is_object(object) {
+            return Err(self.no_name(object));
+        }
+        let links = file.current();
+        let refusal = match self.try_link(file, &links, object, ask).await? {
+            Ok(response) => return Ok(response),
+            Err(refusal) => refusal,
+        };
+        let Some(links) = file.renewed(&links).await else { return Err(refusal) };
+        self.try_link(file, &links, object, ask).await?.or_else(Err)
+    }
+
+    /// The inner error is one for which other links may help.
+    async fn try_link(&self, file: &LinksFile, links: &Links, object: &str, ask: Ask<'_>) -> Result<Result<Response>> {
+        let Some(link) = links.link(object) else { return Ok(Err(file.unlinked(object, links))) };
+        // No token: S3 refuses a request that is signed twice, and it is none of the bucket's business.
+        let response = self.request(link.clone(), object, ask, None).await?;
+        let status = response.status();
+        // 400: Google's word for a link that has expired, and S3's for temporary credentials that have.
+        if !matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return self.judged(object, ask, response).await.map(Ok);
+        }
+        let code = error_code(&beginning(response).await).map(|code| format!(" ({code})")).unwrap_or_default();
+        Ok(Err(file.refused(object, links, &format!("HTTP {status}{code}"))))
+    }
+
+    /// Sends it to an address, and waits for the head of the answer.
+    async fn request(&self, url: Url, object: &str, ask: Ask<'_>, token: Option<&HeaderValue>) -> Result<Response> {
+        let mut request = self.client.get(url);
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, token);
         }
@@ -108,7 +182,11 @@ impl Host {
             let problem = format!("no answer within {} s", self.deadlines.first_byte.as_secs_f32());
             Error::unavailable(self.describe(object), problem)
         };
-        let response = head.map_err(late)?.map_err(|e| unavailable(self.describe(object), e))?;
+        head.map_err(late)?.map_err(|e| unavailable(self.describe(object), e))
+    }
+
+    /// An answer, or the error that its head means.
+    async fn judged(&self, object: &str, ask: Ask<'_>, response: Response) -> Result<Response> {
         let status = response.status();
         let expected = status == StatusCode::OK || (ask.from.is_some() && status == StatusCode::PARTIAL_CONTENT);
         if !expected {
@@ -153,6 +231,14 @@ async fn beginning(response: Response) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// The code in an error of an object store's, which is XML. What else is in there may show what was signed.
+fn error_code(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
+    let is_word = (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_word.then(|| code.to_owned())
 }
 
 fn unavailable(object: String, error: reqwest::Error) -> Error {
