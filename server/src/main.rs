@@ -33,7 +33,7 @@ The server prints its address on standard output once everything is open; logs g
 running answers finish (--grace), a second one ends it at once."
 )]
 struct Cli {
-    /// A page store, a checkpoint directory that was never split, the address of a store (http(s)://, s3://, gs://, az://); or a folder or
+    /// A page store, a checkpoint directory that was never split, the address of a store (http(s)://, s3://, gs://, az://, links:FILE); or a folder or
     /// prefix that has several of them, which are served below /checkpoints/
     #[arg(value_name = "STORE|CHECKPOINT|FOLDER")]
     location: String,
