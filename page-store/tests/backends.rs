@@ -5,8 +5,8 @@ mod common;
 use common::{http::*, *};
 use futures::{StreamExt, future::join_all};
 use page_store::{
-    Backend, Error, HttpBackend, HttpLook, LocalBackend, Look, MANIFEST_NAME, Manifest, Result, raw::RawCheckpoint,
-    read_range,
+    Backend, Error, HttpBackend, HttpLook, LocalBackend, Look, MANIFEST_NAME, Manifest, Result, Store,
+    raw::RawCheckpoint, read_range,
 };
 use std::{
     fs,
@@ -109,6 +109,29 @@ async fn http() {
         let backend = HttpBackend::new(&format!("{}{base}", server.url)).unwrap();
         conformance(Arc::new(backend), &objects_of(&store)).await;
     }
+}
+
+/// By links, each with a query that the host wants to see. An object without a link is one that nobody can ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_by_links() {
+    let (folder, _, store) = made();
+    let dir = store.clone();
+    let server = serve(move |request| match request.path.strip_suffix("?sig=x") {
+        Some(path) => file_answer(fs::read(dir.join(&path[1..])).ok(), request.range),
+        None => Answer::new("403 Forbidden", &[], b""),
+    })
+    .await;
+    let objects = objects_of(&store);
+    let links = objects.iter().map(|(name, _)| (name.clone(), format!("{}/{name}?sig=x", server.url).into()));
+    let links = serde_json::json!({
+        "pageferry_links": 1, "store": "s3://bucket/app", "expires": "2020-01-31T18:00:00Z",
+        "objects": links.collect::<serde_json::Map<_, _>>(),
+    });
+    let file = folder.path().join("app.links");
+    fs::write(&file, links.to_string()).unwrap();
+    let store = Store::open(&format!("links:{}", file.display())).await.unwrap();
+    suite(&**store.backend(), &objects).await;
+    suite(&*store.backend().fresh(), &objects).await;
 }
 
 /// Hosts that ignore Range, with and without a length.

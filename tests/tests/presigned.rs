@@ -5,18 +5,23 @@ mod common;
 
 use std::{
     fs,
+    net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use common::program;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use pageferry_tests::{
     Cell, Checkpoint, Daemon, Pager, Result, S3, Workdir, agent_restore, assert_same_files, criu_restore, free_port,
-    http, tools,
+    http, s3, tools,
 };
 use serde_json::Value;
 
@@ -162,6 +167,23 @@ fn links_end_and_new_ones_are_taken_in_the_middle() -> Result<()> {
     let log = pager.finish()?;
     assert!(log.contains("have expired") && log.contains("other links by now"), "{log}");
     assert!(!log.contains("X-Amz"), "{log}");
+    Ok(())
+}
+
+/// Ctrl-C is heard while a host that does not answer is waited for.
+#[test]
+fn told_to_stop() -> Result<()> {
+    let work = Workdir::new("presigned-stop")?;
+    // The kernel takes the connection; nobody reads from it.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let (file, began) = (work.path().join("links"), Instant::now());
+    let mut presign = Command::new(tools::binary("pageferry-strip")?);
+    presign.args(["presign", "s3://bucket/app", "--out"]).arg(&file);
+    let mut presign = presign.envs(s3::environment(silent.local_addr()?.port())).stderr(Stdio::null()).spawn()?;
+    thread::sleep(Duration::from_millis(500));
+    kill(Pid::from_raw(i32::try_from(presign.id())?), Signal::SIGINT)?;
+    assert_eq!(presign.wait()?.code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(5) && !file.exists());
     Ok(())
 }
 

@@ -143,7 +143,7 @@ impl Host {
             Err(refusal) => refusal,
         };
         let Some(links) = file.renewed(&links).await else { return Err(refusal) };
-        self.try_link(file, &links, object, ask).await?.or_else(Err)
+        self.try_link(file, &links, object, ask).await?
     }
 
     /// The inner error is one for which other links may help.
