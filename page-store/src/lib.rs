@@ -1,6 +1,6 @@
 //! The page store: model, writer, reader, object backends.
 //!
-//! A [`Store`] is opened from a local path, an HTTP address or an object store. It answers where a page of a task is ([`Store::runs`]) and
+//! A [`Store`] is opened from a local path, an HTTP address or an object store, or by the links of a file ([`Links`]). It answers where a page of a task is ([`Store::runs`]) and
 //! hands out verified frames ([`Store::read_frame`], [`Store::stream_frames`]). [`write::split`] makes a store from a checkpoint;
 //! [`raw::RawCheckpoint`] lets a checkpoint directory that was never stripped be read as one.
 

@@ -37,7 +37,7 @@ impl Store {
     /// Opens a local path (a store, its `checkpoint.json`, or a raw checkpoint directory) or an `http(s)://` address (of the store or
     /// of its `checkpoint.json`; a trailing slash makes no difference).
     ///
-    /// A raw checkpoint is read once, whole, for its digests.
+    /// A raw checkpoint is read once, whole, for its digests. `links:FILE` is a store whose objects have presigned links ([`crate::Links`]).
     pub async fn open(location: &str) -> Result<Self> {
         Self::open_by(location, HttpVersion::default()).await
     }

@@ -139,7 +139,8 @@ where
         }
         final_answers = if error.is_transient() { 0 } else { final_answers + 1 };
         let wait = pause(Some(&error), failures, fastrand::f64());
-        let local = !location.contains("://") && !Links::is_location(location);
+        // Mirrors are told apart by commas.
+        let local = !location.split(", ").any(|place| place.contains("://") || Links::is_location(place));
         if local
             || final_answers >= FINAL_ANSWERS
             || start.elapsed() + wait > FAILING
