@@ -1,7 +1,13 @@
 //! The command line.
 
-use crate::engine::{Complete, OnMissing};
-use clap::{Args, Parser, Subcommand};
+use crate::{
+    engine::{Complete, OnMissing},
+    recording::RecordTo,
+};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use page_store::HttpVersion;
 use std::{path::PathBuf, time::Duration};
 
@@ -67,10 +73,15 @@ pub struct PagerArgs {
     /// Write the log to this file (relative to the work directory).
     #[arg(short = 'o', long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
-    /// Write which memory the process needs first to this file, for `pageferry-strip working-set`; meanwhile only what it
-    /// touches is fetched.
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    /// Record which memory the process needs first; meanwhile only what it touches is fetched. To a file, for `pageferry-strip working-set`; or
+    /// to the address of a working set at a pageferry-server, http(s)://HOST:PORT/checkpoints/CHECKPOINT/working-sets/NAME: it is sent there with PUT
+    /// when the restore has ended, and stays in a file in TMPDIR if the server does not take it.
+    #[arg(long, value_name = "FILE|ADDRESS", value_parser = OsStringValueParser::new().try_map(RecordTo::parse))]
+    pub record: Option<RecordTo>,
+    /// A file with the token for the server of --record; it needs the scope working-sets there. Without this, a server with the scheme, host
+    /// and port of a store gets the token for the store, and every other one gets none.
+    #[arg(long, value_name = "FILE", requires = "record")]
+    pub record_token_file: Option<PathBuf>,
     /// A recording ends when nothing was touched for so long; or when the agent gets SIGUSR1, the signal that the service is ready.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub record_settle: Duration,

@@ -13,10 +13,11 @@ use crate::{
     images::Images,
     observe, progress,
     rate::RateLimit,
+    recording::{self, Delivery, RecordTo, Recording},
     status::{Moment, SAVED, Status},
     uffd,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::eventfd::EventFd;
 use page_store::{NodeCache, Store};
 use std::{
@@ -27,7 +28,10 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 /// How long the end of a restore may wait for a disk: what is not in the cache by then is fetched again some day.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -41,6 +45,7 @@ pub struct Pager {
     signals: Signals,
     guarded: Guarded,
     cache: Option<NodeCache>,
+    delivery: Option<(Delivery, Recording)>,
 }
 
 /// What a pager needs of its surroundings.
@@ -48,6 +53,8 @@ pub(crate) struct Setting<'a> {
     pub images_dir: &'a Path,
     pub work_dir: &'a Path,
     pub args: &'a PagerArgs,
+    /// Where the store is, and its mirrors.
+    pub stores: &'a [String],
     pub status: Arc<Status>,
     pub guarded: Guarded,
 }
@@ -70,34 +77,46 @@ impl Pager {
         };
         let socket = LazyPagesSocket::bind(setting.work_dir)?;
         let start = Start { socket, connection: None, ledger, journal: None, uffds: Vec::new() };
-        let record = setting.args.record.clone();
+        let record = setting.args.record.clone().map(|to| Recording::new(to, setting.guarded.clone()));
         Self::run(store, early.working_set, record, start, setting)
     }
 
-    /// Goes on where another agent has died. Nothing is replayed, and a recording is over: a part of one is of no use.
-    pub(crate) fn take_over(store: Store, left: Left, setting: Setting<'_>) -> Result<Self> {
+    /// Goes on where another agent has died. Nothing is replayed, and a recording is over: a part of one is of no use. A whole one that was to be
+    /// sent to a server still is.
+    pub(crate) fn take_over(store: Store, mut left: Left, setting: Setting<'_>) -> Result<Self> {
         tracing::warn!(
             "the agent died; this one, process {}, took over {} processes after {} ms",
             std::process::id(),
             left.ledger.processes.len(),
             left.downtime().as_millis()
         );
-        if setting.args.record.is_some() {
-            tracing::warn!("the recording is lost with it");
-        }
+        let made = left.recording();
+        let record = match (setting.args.record.clone(), made) {
+            (Some(to), Some(made)) => Some(Recording::left(to, made, setting.guarded.clone())),
+            (Some(RecordTo::File(file)), None) => {
+                tracing::warn!("the recording is lost with it, if it is not in {} already", file.display());
+                None
+            }
+            (Some(RecordTo::Server(_)), None) => {
+                let files = recording::pattern(&store.manifest().checkpoint_id);
+                tracing::warn!("the recording is lost with it; if it was over, it is in {files}");
+                None
+            }
+            (None, _) => None,
+        };
         setting.status.resume(setting.guarded.counters(SAVED));
         let start = left.into_start(setting.work_dir, &setting.guarded)?;
-        Self::run(store, None, None, start, setting)
+        Self::run(store, None, record, start, setting)
     }
 
     fn run(
         store: Store,
         working_set: Option<WorkingSetDownload>,
-        record: Option<PathBuf>,
+        record: Option<Recording>,
         start: Start,
         setting: Setting<'_>,
     ) -> Result<Self> {
-        let Setting { args, status, guarded, .. } = setting;
+        let Setting { args, stores, status, guarded, .. } = setting;
         let signals = guarded.sure(Signals::new())?;
         let give_up = (args.on_missing != OnMissing::Wait).then_some(args.give_up_after);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -107,7 +126,10 @@ impl Pager {
         let orders = Arc::new(Orders::default());
         orders.hurry.store(guarded.is_raised(Word::Hurry), Relaxed);
         let ids = start.ledger.ids.clone();
-        let record = record.map(|file| RecordOptions { file, settle: args.record_settle });
+        let delivery = Delivery::of(args, stores).zip(record.clone());
+        // One that an agent before has made is whole.
+        let record = record.filter(|recording| !recording.is_made());
+        let record = record.map(|recording| RecordOptions { recording, settle: args.record_settle });
         let plan =
             Plan { complete: args.complete, replays: working_set.is_some(), record, on_missing: args.on_missing };
         if let Some(set) = working_set {
@@ -130,7 +152,7 @@ impl Pager {
         }
         guarded.store().inspect(|store| store.ready());
         status.reached(Moment::Listening);
-        Ok(Self { engine, orders, wake, status, signals, guarded, cache })
+        Ok(Self { engine, orders, wake, status, signals, guarded, cache, delivery })
     }
 
     /// Waits until every process is whole or gone. A signal makes it finish early: it completes all processes at once and then ends,
@@ -165,7 +187,14 @@ impl Pager {
             }
         };
         drop(progress);
-        outcome.map_err(|_| anyhow::anyhow!("the engine's thread panicked; this is a bug, please report it"))??;
+        let outcome =
+            outcome.unwrap_or_else(|_| bail!("the engine's thread panicked; this is a bug, please report it"));
+        if let Err(error) = outcome {
+            if let Some((_, recording)) = self.delivery {
+                recording.stays();
+            }
+            return Err(error);
+        }
         if let Some(cache) = self.cache {
             // What has come is there for the next restore.
             let _ = tokio::task::spawn_blocking(move || cache.flush(FLUSH)).await;
@@ -179,7 +208,16 @@ impl Pager {
             tracing::info!(summary = %serde_json::to_string(&summary)?, "done");
         }
         tracing::debug!("{summary:?}");
-        Ok(())
+        let Some((delivery, recording)) = self.delivery else { return Ok(()) };
+        let stop = async {
+            loop {
+                if let Told::Stop(signal) = signals.next().await {
+                    break signal;
+                }
+            }
+        };
+        let hurry = self.orders.hurry.load(Relaxed);
+        delivery.deliver(&recording, stop, hurry).await
     }
 
     /// Ends a pager for which CRIU was never started; signals have nothing to say any more.
@@ -202,7 +240,8 @@ impl Pager {
 /// What a signal means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
-    Stop,
+    /// By this signal.
+    Stop(i32),
     /// The restored service is ready: a recording has all that matters.
     Ready,
     /// Another start goes on, with what systemd holds.
@@ -220,7 +259,6 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -232,9 +270,9 @@ impl Signals {
 
     async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.hang_up.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop(SignalKind::interrupt().as_raw_value()),
+            _ = self.terminate.recv() => Told::Stop(SignalKind::terminate().as_raw_value()),
+            _ = self.hang_up.recv() => Told::Stop(SignalKind::hangup().as_raw_value()),
             _ = self.user1.recv() => Told::Ready,
             _ = self.user2.recv() => Told::Leave,
         }
@@ -323,6 +361,7 @@ pub fn run(
             images_dir: &args.images_dir,
             work_dir: &work_dir,
             args: &args.pager,
+            stores: &locations,
             status: status.clone(),
             guarded,
         };
@@ -332,6 +371,7 @@ pub fn run(
                 Pager::take_over(store, left, setting)?
             }
             None => {
+                Delivery::check(&args.pager, &locations)?;
                 let store = open_store(&locations, &args.pager, &status).await?;
                 let early = Early::start(&store, &args.pager)?;
                 let pager = Pager::start(store, early, setting).await?;

@@ -8,6 +8,7 @@
 //! guard           another process, which keeps the userfaultfds open, and what the next agent has to know
 //! fd_store        with systemd: its file descriptor store, which outlives the guard
 //! lazy_pages      the command and the pager behind it; restore adds the slim dump and CRIU itself
+//! recording       where a recording goes, and that it is not lost on the way
 //! doctor          whether a restore would work here
 //! status          what was done so far      ──►   observe   tells it over HTTP
 //! ```
@@ -34,6 +35,7 @@ mod observe;
 mod placement;
 mod progress;
 mod rate;
+pub mod recording;
 pub mod restore;
 pub mod status;
 mod tree;

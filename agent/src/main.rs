@@ -10,7 +10,10 @@ use pageferry_agent::{
     daemon, doctor,
     fd_store::FdStore,
     guard::{self, Guarded, Left},
-    lazy_pages, restore,
+    lazy_pages,
+    recording::Interrupted,
+    restore,
+    restore::Stopped,
 };
 use std::{
     ffi::OsString,
@@ -55,8 +58,9 @@ fn code(error: &anyhow::Error) -> u8 {
         // As for other wrong words (clap's).
         return 2;
     }
-    let stopped = error.downcast_ref::<restore::Stopped>();
-    stopped.and_then(|stopped| u8::try_from(128 + stopped.signal).ok()).unwrap_or(1)
+    let stopped = error.downcast_ref::<Stopped>().map(|stopped| stopped.signal);
+    let signal = stopped.or_else(|| error.downcast_ref::<Interrupted>().map(|interrupted| interrupted.signal));
+    signal.and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(1)
 }
 
 fn is_disk_full(error: &anyhow::Error) -> bool {

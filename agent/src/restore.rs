@@ -7,6 +7,7 @@ use crate::{
     fetch::at_first,
     guard::{Guarded, Left, Word},
     lazy_pages::{Pager, Setting, began, endpoint, open_store, reopen_store, runtime},
+    recording::Delivery,
     status::Status,
 };
 use anyhow::{Context, Result};
@@ -40,6 +41,7 @@ struct Folders {
     work_dir: PathBuf,
     /// Lives until the end: the slim dump, unless the user wants to keep it, the socket, CRIU's log.
     _scratch: ScratchDir,
+    stores: Vec<String>,
 }
 
 impl Folders {
@@ -49,6 +51,7 @@ impl Folders {
             images_dir: args.images_dir.clone().unwrap_or_else(|| scratch.path().join("slim")),
             work_dir: args.pager.work_dir.clone().unwrap_or_else(|| scratch.path().to_path_buf()),
             _scratch: scratch,
+            stores: args.locations(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Folders {
             images_dir: &self.images_dir,
             work_dir: &self.work_dir,
             args: &args.pager,
+            stores: &self.stores,
             status: status.clone(),
             guarded: guarded.clone(),
         }
@@ -107,6 +111,7 @@ fn stopped() -> Result<impl Future<Output = Stopped>> {
 
 /// Everything that CRIU needs to be there.
 async fn prepare(args: &RestoreArgs, status: &Arc<Status>, guarded: &Guarded) -> Result<(Folders, Pager)> {
+    Delivery::check(&args.pager, &args.locations())?;
     let store = open_store(&args.locations(), &args.pager, status).await?;
     let temporary = std::env::temp_dir();
     let scratch = ScratchDir::create(&temporary, SCRATCH)
@@ -133,8 +138,12 @@ async fn with_criu(args: &RestoreArgs, pager: Pager, mut criu: Child, work_dir: 
     if args.stay {
         // CRIU itself waits for the process that it restored.
         let (exit, done) = tokio::join!(criu.wait(), pager.finish(args.pager.json, args.pager.is_silent()));
-        criu::check(exit.context("waiting for CRIU")?, work_dir)?;
-        return done;
+        let exit = criu::check(exit.context("waiting for CRIU")?, work_dir);
+        if let (Err(_), Err(error)) = (&exit, &done) {
+            // Only one of them can be what this ends with.
+            tracing::error!("{error:#}");
+        }
+        return exit.and(done);
     }
     let exit = criu.wait().await.context("waiting for CRIU")?;
     if let Err(error) = criu::check(exit, work_dir) {

@@ -11,7 +11,7 @@ mod spools;
 mod suspects;
 
 pub use buffers::{Buffer, Buffers};
-pub use http::{Deadlines, HttpBackend, HttpOptions, HttpVersion, Token};
+pub use http::{Deadlines, HttpAddress, HttpAnswer, HttpBackend, HttpOptions, HttpVersion, Token, same_host};
 pub use local::LocalBackend;
 pub(crate) use local::{Opened, blocking, check_limit, read_at, stream_range};
 pub use mirrors::Mirrors;

@@ -27,8 +27,8 @@ pub mod working_set;
 pub mod write;
 
 pub use backend::{
-    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpBackend, HttpLook, HttpOptions, HttpVersion, LocalBackend,
-    Look, Mirrors, ObjectBackend, Token, read_range,
+    Backend, Buffer, Buffers, ByteStream, Deadlines, HttpAddress, HttpAnswer, HttpBackend, HttpLook, HttpOptions,
+    HttpVersion, LocalBackend, Look, Mirrors, ObjectBackend, Token, read_range, same_host,
 };
 pub use error::{Error, Result, Retry};
 pub use folder::{Folder, Neighbours};

@@ -5,15 +5,14 @@
 //! grow by it: every recording begins from nothing. It ends when no fault has come for a while after the restore, when the trace is full, or with
 //! the restore itself; then everything goes on as usual.
 
-use anyhow::{Context, Result};
+use crate::recording::Recording;
+use anyhow::Result;
 use page_store::{
     FrameNumber,
     working_set::{MAX_SET_FRAMES, Trace},
 };
 use std::{
     collections::HashSet,
-    io::Write,
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -23,7 +22,8 @@ const MOST: usize = 4 * MAX_SET_FRAMES;
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordOptions {
-    pub file: PathBuf,
+    /// Who takes it.
+    pub recording: Recording,
     /// So long without a fault, and the recording is over.
     pub settle: Duration,
 }
@@ -54,36 +54,29 @@ impl Recorder {
         self.frames.len() == MOST || quiet.elapsed() >= self.options.settle
     }
 
-    /// Writes the trace; the file appears whole or not at all.
+    /// It is over: the trace goes where it was wanted.
     pub(super) fn write(self) -> Result<()> {
-        let file = &self.options.file;
-        let count = self.frames.len();
-        write_whole(file, &Trace::new(&self.checkpoint_id, self.frames).to_json())
-            .with_context(|| format!("writing the trace {}", file.display()))?;
-        tracing::info!("recorded {count} frames to {}", file.display());
-        Ok(())
+        tracing::info!("recorded {} frames", self.frames.len());
+        let trace = Trace::new(&self.checkpoint_id, self.frames).to_json();
+        self.options.recording.write(&self.checkpoint_id, trace)
     }
-}
-
-fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut growing = tempfile::NamedTempFile::new_in(folder)?;
-    growing.write_all(bytes)?;
-    growing.as_file().sync_all()?;
-    growing.persist(file)?;
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{guard::Guarded, recording::RecordTo};
+
+    fn options(file: &std::path::Path) -> RecordOptions {
+        let recording = Recording::new(RecordTo::File(file.into()), Guarded::by_nobody());
+        RecordOptions { recording, settle: Duration::from_secs(60) }
+    }
 
     #[test]
     fn the_trace_has_each_frame_once_in_the_order_of_its_first_touch() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("trace");
-        let options = RecordOptions { file: file.clone(), settle: Duration::from_secs(60) };
-        let mut recorder = Recorder::new(options, "id");
+        let mut recorder = Recorder::new(options(&file), "id");
         [5, 3, 5, 9, 3].map(FrameNumber).into_iter().for_each(|frame| recorder.touched(frame));
         assert!(!recorder.is_over(Instant::now()));
         recorder.write().unwrap();
@@ -94,8 +87,7 @@ mod tests {
 
     #[test]
     fn a_recording_that_is_full_is_over() {
-        let options = RecordOptions { file: "unused".into(), settle: Duration::from_secs(60) };
-        let mut recorder = Recorder::new(options, "id");
+        let mut recorder = Recorder::new(options("unused".as_ref()), "id");
         (0..MOST as u64 + 7).for_each(|frame| recorder.touched(FrameNumber(frame)));
         assert!(recorder.is_over(Instant::now()));
         assert_eq!(recorder.frames.len(), MOST);

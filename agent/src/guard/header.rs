@@ -45,6 +45,8 @@ pub(crate) enum Word {
     /// Its read end hangs up when CRIU, which has the other, is gone; and a scratch folder.
     Lifeline,
     Scratch,
+    /// A recording in a file, which a server is to have.
+    Recording,
     /// Whether a signal has asked to complete all processes at once.
     Hurry,
     /// From here on: what was read of CRIU's message (a word, then a control message), and what is counted.

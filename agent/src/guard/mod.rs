@@ -173,6 +173,11 @@ impl Guarded {
         header.set_fd(word, Some(fd.as_fd().as_raw_fd()));
     }
 
+    /// A descriptor that was kept is of no use any more.
+    pub(crate) fn let_go(&self, word: Word) {
+        self.header().inspect(|header| header.set_fd(word, None));
+    }
+
     /// A process's userfaultfd.
     pub(crate) fn keep_uffd(&self, id: ProcessId, uffd: &Uffd) {
         self.store().map(|store| store.put(uffd.as_fd(), Role::Process(id)));

@@ -56,6 +56,8 @@ pub struct Left {
     pub(crate) lifeline: Option<OwnedFd>,
     /// A scratch folder of `restore`, open.
     scratch: Option<OwnedFd>,
+    /// A recording that was not delivered, open.
+    recording: Option<OwnedFd>,
     /// How long ago the death was seen.
     pub(crate) died: u64,
 }
@@ -68,6 +70,8 @@ impl Left {
         if store.is_resumed() {
             ensure!(header.stage() == Stage::Serving, "what it knew could not be kept");
             header.goes_on();
+            // systemd has no copy of it, and the number may be another's by now.
+            header.set_fd(Word::Recording, None);
         }
         wait_if_often(header);
         let journal = SharedMemory::open(header.inherit_fd(Word::Journal)?.context("no journal was left")?)?;
@@ -105,12 +109,13 @@ impl Left {
             connection = inherit(Word::Connection).or_else(unnoted);
             mail = mail_fd.and_then(|fd| inherited_fd(fd).ok());
         }
-        let (lifeline, scratch) = (inherit(Word::Lifeline), inherit(Word::Scratch));
+        let (lifeline, scratch, recording) =
+            (inherit(Word::Lifeline), inherit(Word::Scratch), inherit(Word::Recording));
         let died = header.get(Word::Died);
         others().for_each(|fd| drop(inherited_fd(fd)));
         header.count(Word::TakeOvers);
         header.set_fd(Word::Connection, connection.as_ref().map(|fd| fd.as_raw_fd()));
-        Ok(Self { ledger, journal, uffds, listener, folder, connection, mail, lifeline, scratch, died })
+        Ok(Self { ledger, journal, uffds, listener, folder, connection, mail, lifeline, scratch, recording, died })
     }
 
     /// How long ago the death was seen.
@@ -125,7 +130,12 @@ impl Left {
 
     /// The folder that `restore` works in.
     pub(crate) fn scratch(&mut self) -> Option<(PathBuf, File)> {
-        folder(self.scratch.take()?)
+        named(self.scratch.take()?)
+    }
+
+    /// The file of a recording that was not delivered.
+    pub(crate) fn recording(&mut self) -> Option<(PathBuf, File)> {
+        named(self.recording.take()?)
     }
 
     /// What an engine begins with.
@@ -139,17 +149,28 @@ impl Left {
     }
 }
 
-/// An open folder, and where it is.
-fn folder(dir: OwnedFd) -> Option<(PathBuf, File)> {
-    let path = nix::fcntl::readlink(format!("/proc/self/fd/{}", dir.as_raw_fd()).as_str()).ok()?;
-    Some((path.into(), dir.into()))
+/// What is open as a file or a folder, and where it is.
+fn named(fd: OwnedFd) -> Option<(PathBuf, File)> {
+    let path = nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).ok()?;
+    Some((path.into(), fd.into()))
 }
 
 /// The agent died when everything was done but to end.
 pub(super) fn tidy_up(header: &Header, store: &FdStore) -> ! {
-    let scratch = header.inherit_fd(Word::Scratch).ok().flatten().and_then(folder);
-    drop(scratch.map(|(path, dir)| ScratchDir::adopt(path, dir)));
+    let inherit = |word| header.inherit_fd(word).ok().flatten().and_then(named);
+    drop(inherit(Word::Scratch).map(|(path, dir)| ScratchDir::adopt(path, dir)));
+    // Not among what systemd keeps: then the number is nothing, or another's.
+    let recording = if store.is_resumed() { None } else { inherit(Word::Recording) };
+    let undelivered = recording.filter(|(path, _)| path.exists());
     store.is_over();
+    if let Some((path, _)) = undelivered {
+        eprintln!(
+            "pageferry-agent: the agent died while it delivered its recording; the restored processes are whole, and the recording is in {file}. Send it \
+             with `curl -T {file} -H \"Authorization: Bearer $TOKEN\" ADDRESS`, with the address of --record, unless the working set is there already",
+            file = path.display()
+        );
+        uffd::leave(1)
+    }
     uffd::leave(0)
 }
 

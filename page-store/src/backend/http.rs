@@ -1,5 +1,6 @@
 //! Objects below an HTTP address: an object store, a CDN, nginx, our own server.
 
+mod address;
 mod body;
 mod client;
 mod host;
@@ -14,10 +15,11 @@ use super::{
     suspects::Suspects,
 };
 use crate::{Error, MANIFEST_NAME, Result, links::LinksFile};
+pub use address::{HttpAddress, HttpAnswer, same_host};
 use async_trait::async_trait;
 use body::Body;
 use bytes::{Bytes, BytesMut};
-use client::client;
+use client::{Redirects, client};
 use futures::FutureExt;
 use host::{Ask, Host, Place};
 use http::StatusCode;
@@ -109,7 +111,7 @@ impl HttpBackend {
 
     fn at(place: Place, options: HttpOptions) -> Result<Self> {
         let deadlines = Deadlines::default();
-        let client = client(&place.url(), &options, deadlines)?;
+        let client = client(&place.url(), &options, deadlines, Redirects::Followed)?;
         let token = options.token.clone();
         let host = Host { place, client, token, deadlines, suspects: Arc::<Suspects>::default() };
         Ok(Self { host, options, spools: Arc::default(), warned: Arc::default() })
@@ -117,7 +119,7 @@ impl HttpBackend {
 
     /// The same with other deadlines.
     pub fn with_deadlines(self, deadlines: Deadlines) -> Result<Self> {
-        let client = client(&self.host.place.url(), &self.options, deadlines)?;
+        let client = client(&self.host.place.url(), &self.options, deadlines, Redirects::Followed)?;
         Ok(Self { host: Host { client, deadlines, ..self.host }, ..self })
     }
 
@@ -227,7 +229,7 @@ impl Backend for HttpBackend {
 
     fn fresh(&self) -> Arc<dyn Backend> {
         // The same options worked before; if not, shared connections are slower, not wrong.
-        let client = client(&self.host.place.url(), &self.options, self.host.deadlines);
+        let client = client(&self.host.place.url(), &self.options, self.host.deadlines, Redirects::Followed);
         let client = client.unwrap_or_else(|_| self.host.client.clone());
         Arc::new(Self { host: Host { client, ..self.host.clone() }, ..self.clone() })
     }

@@ -46,7 +46,7 @@ pub(super) fn status_error(object: String, status: StatusCode, headers: &HeaderM
 }
 
 /// The pause that a host asks for, in seconds or until a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Retry {
     let value = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::trim);
     let pause = value.and_then(|value| match value.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -62,7 +62,7 @@ pub(super) fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The first words of an error's body, if it is text meant for people.
-fn explanation(headers: &HeaderMap, body: &[u8]) -> String {
+pub(super) fn explanation(headers: &HeaderMap, body: &[u8]) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if !kind.starts_with("text/plain") && !kind.contains("json") {
         return String::new();

@@ -31,9 +31,17 @@ const H2_CONNECTION_WINDOW: u32 = 16 << 20;
 /// As many as browsers and reqwest follow, or fewer.
 const MAX_REDIRECTS: usize = 10;
 
+/// What becomes of an answer that names another address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Redirects {
+    Followed,
+    /// It is an answer like others.
+    Told,
+}
+
 /// A client with connections of its own. It goes through the proxy that `HTTP_PROXY` or `HTTPS_PROXY` names, unless `NO_PROXY` excepts
 /// the host.
-pub(super) fn client(base: &Url, options: &HttpOptions, deadlines: Deadlines) -> Result<Client> {
+pub(super) fn client(base: &Url, options: &HttpOptions, deadlines: Deadlines, redirects: Redirects) -> Result<Client> {
     // The first one wins; another part of the program may have been earlier.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
@@ -57,10 +65,14 @@ pub(super) fn client(base: &Url, options: &HttpOptions, deadlines: Deadlines) ->
             .connect_timeout(deadlines.connect)
             .pool_idle_timeout(IDLE)
     };
+    let policy = |follow: fn(Attempt<'_>) -> Action| match redirects {
+        Redirects::Followed => Policy::custom(follow),
+        Redirects::Told => Policy::none(),
+    };
     let built = match base.scheme() {
         // Reading the machine's CA certificates takes 20 ms, as long as many a restore; and a bare container has none.
-        "http" => builder().tls_certs_only([]).redirect(Policy::custom(stay_plain)).build(),
-        _ => with_certificates(builder(), options, base)?.redirect(Policy::custom(stay_encrypted)).build(),
+        "http" => builder().tls_certs_only([]).redirect(policy(stay_plain)).build(),
+        _ => with_certificates(builder(), options, base)?.redirect(policy(stay_encrypted)).build(),
     };
     built.map_err(|e| {
         let what = format!("cannot set up TLS: {}; are CA certificates installed?", causes(&e));

@@ -241,7 +241,7 @@ fn error_code(body: &[u8]) -> Option<String> {
     is_word.then(|| code.to_owned())
 }
 
-fn unavailable(object: String, error: reqwest::Error) -> Error {
+pub(super) fn unavailable(object: String, error: reqwest::Error) -> Error {
     let problem = causes(&error);
     if let Some(advice) = tls_advice(&problem) {
         let problem = format!("{problem}; {advice}");
