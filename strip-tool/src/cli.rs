@@ -108,7 +108,7 @@ fn run(args: &Args) -> Result<ExitCode> {
             let options = presign::PresignOptions { store: a.store.clone(), out: a.out.clone(), expires: a.expires };
             args.print(&runtime.block_on(presign::presign(&options, &stop))?)?;
         }
-        Command::List(a) => args.print(&runtime.block_on(list::list(&a.location))?)?,
+        Command::List(a) => args.print(&runtime.block_on(list::list(&a.location, &stop))?)?,
         Command::Rm(a) => {
             let options = rm::RmOptions { store: a.store.clone(), dry_run: a.dry_run };
             args.print(&runtime.block_on(rm::rm(&options, &stop))?)?;

@@ -1,6 +1,8 @@
-//! `list`: the stores in a folder or below a prefix.
+//! `list`: the stores in a folder, below a prefix, or of a server.
 
-use crate::human;
+mod server;
+
+use crate::{Stop, human};
 use anyhow::{Context, Result};
 use page_store::Folder;
 use serde::Serialize;
@@ -32,6 +34,8 @@ pub struct Listed {
     pub stored: u64,
     /// Packs of stores beside it that it shares.
     pub shared: u64,
+    /// Whether it is a checkpoint as CRIU left it, which a server serves like a store.
+    pub raw: bool,
     /// Names of working sets.
     pub working_sets: Vec<String>,
     /// Why it cannot be read, if it cannot.
@@ -39,7 +43,17 @@ pub struct Listed {
 }
 
 /// Looks.
-pub async fn list(location: &str) -> Result<ListReport> {
+pub async fn list(location: &str, stop: &Stop) -> Result<ListReport> {
+    let stores = async {
+        match location.starts_with("http://") || location.starts_with("https://") {
+            true => server::stores(location).await,
+            false => stores(location).await,
+        }
+    };
+    Ok(ListReport { location: location.into(), stores: stop.or(stores).await? })
+}
+
+async fn stores(location: &str) -> Result<Vec<Listed>> {
     let place = Folder::parse(location)?;
     let mut stores = Vec::new();
     for (name, manifest) in
@@ -54,6 +68,7 @@ pub async fn list(location: &str) -> Result<ListReport> {
             dumped: 0,
             stored: 0,
             shared: 0,
+            raw: false,
             working_sets: Vec::new(),
             problem: None,
         };
@@ -73,7 +88,7 @@ pub async fn list(location: &str) -> Result<ListReport> {
         }
         stores.push(listed);
     }
-    Ok(ListReport { location: location.into(), stores })
+    Ok(stores)
 }
 
 impl fmt::Display for ListReport {
@@ -88,12 +103,14 @@ impl fmt::Display for ListReport {
                 continue;
             }
             let (stored, dumped) = (human::bytes(listed.stored), human::bytes(listed.dumped));
+            let size =
+                if listed.raw { format!("{dumped:>10}, not split") } else { format!("{stored:>10} of {dumped:<10}") };
             let (tasks, programs) = (listed.tasks, listed.programs.join(", "));
             let shared = match listed.shared {
                 0 => String::new(),
                 shared => format!(", shares {}", human::bytes(shared)),
             };
-            writeln!(f, "{:width$}  {stored:>10} of {dumped:<10}  {tasks} tasks ({programs}){shared}", listed.store)?;
+            writeln!(f, "{:width$}  {size:<24}  {tasks} tasks ({programs}){shared}", listed.store)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What is tried again, how often, after how long.
 
-use page_store::{Error, HttpOptions, Links, Store};
+use page_store::{Error, HttpAddress, HttpAnswer, HttpOptions, Links, Store};
 use std::{sync::OnceLock, time::Duration};
 
 /// Waits between attempts at what may succeed later: 6 s in all. A host that restarts is back by then; a user at a terminal still
@@ -67,6 +67,21 @@ where
 /// Opens a store at a path or address.
 pub(crate) async fn open_store(location: &str) -> Result<Store, Error> {
     repeat(Retries::at(location), || Store::open_by(location, ACCESS.get().cloned().unwrap_or_default())).await
+}
+
+/// Asks an address that is no store's, at most `limit` bytes. An answer that says that it may be another one soon is tried again.
+pub(crate) async fn ask(address: &str, limit: u64) -> Result<HttpAnswer, Error> {
+    let address = HttpAddress::new(address, ACCESS.get().cloned().unwrap_or_default())?;
+    repeat(Retries { local: false, failed: 0 }, || async {
+        let answer = address.get(limit).await?;
+        match answer.status {
+            // Not that the server does not know how.
+            501 => Ok(answer),
+            429 | 500..=599 => Err(Error::unavailable(address.describe(), answer.said())),
+            _ => Ok(answer),
+        }
+    })
+    .await
 }
 
 async fn repeat<T, F>(mut retries: Retries, work: impl Fn() -> F) -> Result<T, Error>

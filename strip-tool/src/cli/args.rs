@@ -96,8 +96,9 @@ pub(super) enum Command {
     /// goes on where it ended.
     #[command(after_help = "Example:\n  pageferry-strip copy /srv/www/app s3://bucket/app")]
     Copy(CopyArgs),
-    /// List the page stores in a folder or below a prefix of an object store
-    #[command(after_help = "Example:\n  pageferry-strip list s3://bucket\n  pageferry-strip list /srv/www --json")]
+    /// List the page stores in a folder, below a prefix of an object store, or of a pageferry-server
+    #[command(after_help = "Example:\n  pageferry-strip list s3://bucket\n  pageferry-strip list /srv/www --json\n  \
+        pageferry-strip list https://host:8443 --token-file token")]
     List(ListArgs),
     /// Make links with which machines without credentials read a store in a private bucket
     ///
@@ -145,7 +146,7 @@ pub(super) struct CopyArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
-    /// A folder, or a prefix such as s3://bucket/prefix
+    /// A folder, a prefix such as s3://bucket/prefix, or the address of a pageferry-server
     #[arg(value_name = "PREFIX")]
     pub(super) location: String,
 }

@@ -59,6 +59,16 @@ impl HttpAddress {
         Ok(parse(address)?.path_segments().into_iter().flatten().map(str::to_owned).collect())
     }
 
+    /// An address with more parts to its path, percent-encoded where they have to be, and without a query.
+    pub fn below(address: &str, parts: &[&str]) -> Result<String> {
+        let mut url = parse(address)?;
+        url.set_query(None);
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(parts);
+        }
+        Ok(url.into())
+    }
+
     /// The address without its query, for messages.
     pub fn describe(&self) -> String {
         redacted(&self.url)
@@ -216,6 +226,7 @@ mod tests {
         }
         let address = HttpAddress::new("http://a/x/y?secret", HttpOptions::default()).unwrap();
         assert_eq!(address.describe(), "http://a/x/y");
+        assert_eq!(HttpAddress::below("http://a/x/?b", &["y z", "w"]).unwrap(), "http://a/x/y%20z/w");
         assert_eq!(HttpAddress::path_of("http://a/x/y?secret").unwrap(), ["x", "y"]);
     }
 }
