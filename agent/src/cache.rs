@@ -8,7 +8,19 @@ use std::{path::PathBuf, time::Duration};
 use tokio::{sync::oneshot, time::timeout};
 
 /// How long a cache may take to open; one of 10 GB takes a tenth of a second.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The outcome of `work`, done by a thread of its own; `None` if it is not there after `patience`. Not a thread of the runtime's: that would wait
+/// for a disk that hangs, in the end.
+pub(crate) async fn apart<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, done) = oneshot::channel();
+    // One that cannot be started has dropped its sender.
+    let _ = std::thread::Builder::new().name("cache".into()).spawn(move || drop(sender.send(work())));
+    timeout(patience, done).await.ok()?.ok()
+}
 
 /// Where to keep what came from stores.
 #[derive(Args, Debug, Clone, Default)]
@@ -33,21 +45,16 @@ impl CacheArgs {
     pub(crate) async fn open(&self, status: &Status) -> Result<Option<NodeCache>, Refused> {
         let Some(folder) = self.cache_dir.clone() else { return Ok(None) };
         let (size, counters) = (self.cache_size, status.cache.clone());
-        let (sender, opened) = oneshot::channel();
-        // Not the runtime's: it would wait for a disk that hangs, in the end.
-        let open = move || drop(sender.send(NodeCache::open(&folder, size, counters)));
-        // One that cannot be started has dropped its sender.
-        let _ = std::thread::Builder::new().name("cache".into()).spawn(open);
-        match timeout(PATIENCE, opened).await {
-            Ok(Ok(Ok(cache))) => Ok(Some(cache)),
-            Ok(Ok(Err(error @ Error::Unsupported { .. }))) => Err(Refused(error)),
-            Ok(Ok(Err(error))) => {
+        match apart(PATIENCE, move || NodeCache::open(&folder, size, counters)).await {
+            Some(Ok(cache)) => Ok(Some(cache)),
+            Some(Err(error @ Error::Unsupported { .. })) => Err(Refused(error)),
+            Some(Err(error)) => {
                 tracing::warn!(
                     "--cache-dir {error}: going on without a cache; name a folder of this machine that can be written to"
                 );
                 Ok(None)
             }
-            Ok(Err(_)) | Err(_) => {
+            None => {
                 tracing::warn!("--cache-dir: does not open within {} s: going on without a cache", PATIENCE.as_secs());
                 Ok(None)
             }
@@ -85,6 +92,15 @@ mod tests {
         for bad in ["", "1M", "0", "10GB", "ten", "1.5G", "-5G", "99999999T"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_disk_that_hangs() {
+        let start = Instant::now();
+        let hangs = || std::thread::sleep(Duration::from_secs(60));
+        assert!(apart(Duration::from_millis(50), hangs).await.is_none());
+        assert_eq!(apart(Duration::from_secs(60), || 7).await, Some(7));
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 
     fn args(dir: PathBuf) -> CacheArgs {

@@ -40,10 +40,12 @@ pub enum Command {
             pageferry-agent restore https://cdn.example.com/ckpt/redis --complete never -- --shell-job --tcp-established\n  \
             pageferry-agent restore s3://checkpoints/redis --cache-dir /var/cache/pageferry --cache-size 20G")]
     Restore(RestoreArgs),
-    /// Check whether a restore works here: kernel, userfaultfd, CRIU, limits; and, with a store, whether it can be had and restored.
+    /// Check whether a restore works here: kernel, userfaultfd, CRIU, limits; with a store, whether it can be had and restored; with
+    /// --cache-dir, whether a cache can be there. Nothing is made or changed.
     #[command(after_help = "Examples:\n  \
             pageferry-agent doctor\n  \
-            pageferry-agent doctor http://10.0.0.5:8080/store --json\n\n\
+            pageferry-agent doctor http://10.0.0.5:8080/store --json\n  \
+            pageferry-agent doctor --cache-dir /var/cache/pageferry --cache-size 20G\n\n\
             Exit code 0 only if nothing failed; warnings are no failures.")]
     Doctor(DoctorArgs),
 }
@@ -131,6 +133,9 @@ pub struct DoctorArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub access: AccessArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
     /// Print a JSON list of {check, outcome, detail, advice}.
     #[arg(long)]
     pub json: bool,

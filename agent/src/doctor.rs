@@ -3,9 +3,11 @@
 //! ```text
 //! kernel    its version, userfaultfd          system   capabilities, pids, limits, memory
 //! criu      the program, its own checks       store    everything that a restore from it needs
+//! cache     what a node cache needs
 //! ```
 //! Each check is tried rather than looked up, where trying changes nothing. None is made twice: a doctor tells how it is now.
 
+mod cache;
 mod criu;
 mod kernel;
 mod store;
@@ -60,6 +62,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         kernel::check(&mut report);
         system::check(&mut report);
         criu::check(&mut report, &args.criu).await;
+        cache::check(&mut report, &args.cache).await;
         if let Some(location) = &args.store {
             store::check(&mut report, location, args).await;
         }

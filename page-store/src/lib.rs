@@ -37,7 +37,7 @@ pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
 };
 pub use model::{Digest, FRAME_BYTES, FRAME_PAGES, Frame, FrameInfo, FrameNumber, Location, PageNumber, Run};
-pub use node_cache::{CacheCounters, MIN_CACHE_BYTES, NodeCache};
+pub use node_cache::{CacheCounters, CachePlace, MIN_CACHE_BYTES, NodeCache};
 pub use scratch::ScratchDir;
 pub use slim::{SlimDump, checkpoint_id};
 pub use store::Store;

@@ -46,32 +46,8 @@ impl Folder {
     /// Makes the folder if there is none. What is obviously something else, or somebody else's, is [`Error::Unsupported`].
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Io { object: path.display().to_string(), source };
-        let refused = |what: String| Error::Unsupported { object: path.display().to_string(), what };
         make(path).map_err(failed)?;
-        let metadata = fs::metadata(path).map_err(failed)?;
-        if !metadata.is_dir() {
-            return Err(failed(io::ErrorKind::NotADirectory.into()));
-        }
-        let user = rustix::process::geteuid().as_raw();
-        if metadata.uid() != user {
-            let what = format!(
-                "belongs to user {}, and this is user {user}: a node cache has the memory of processes, so it must be a folder of one's own",
-                metadata.uid()
-            );
-            return Err(refused(what));
-        }
-        if metadata.mode() & 0o022 != 0 {
-            let mode = metadata.mode() & 0o7777;
-            return Err(refused(format!(
-                "others can write to it (mode {mode:o}): a node cache has the memory of processes; chmod 700, or give another folder"
-            )));
-        }
-        if !path.join(MARKER).exists() {
-            if !is_empty(path).map_err(failed)? {
-                return Err(refused(format!(
-                    "has files in it and is no node cache (no {MARKER} in it); give a folder that is empty or does not exist"
-                )));
-            }
+        if !is_cache(path)? {
             found(path).map_err(failed)?;
         }
         let marker = OpenOptions::new().read(true).write(true).custom_flags(nofollow()).open(path.join(MARKER));
@@ -86,6 +62,11 @@ impl Folder {
             }
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// One that is only looked at.
+    pub(super) fn unlocked(path: &Path) -> Self {
+        Self { path: path.into(), marker: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -152,6 +133,40 @@ pub(super) fn try_lock(file: &File) -> io::Result<bool> {
 /// Flags for opening what somebody else may have put there: no link is followed, and a fifo does not make us wait.
 pub(super) fn nofollow() -> i32 {
     (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32
+}
+
+/// Whether a folder that is there is a cache; `false` if it may become one. What is obviously something else, or somebody else's, is
+/// [`Error::Unsupported`].
+pub(super) fn is_cache(path: &Path) -> Result<bool> {
+    let failed = |source| Error::Io { object: path.display().to_string(), source };
+    let refused = |what: String| Error::Unsupported { object: path.display().to_string(), what };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    let user = rustix::process::geteuid().as_raw();
+    if metadata.uid() != user {
+        let what = format!(
+            "belongs to user {}, and this is user {user}: a node cache has the memory of processes, so it must be a folder of one's own",
+            metadata.uid()
+        );
+        return Err(refused(what));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let mode = metadata.mode() & 0o7777;
+        return Err(refused(format!(
+            "others can write to it (mode {mode:o}): a node cache has the memory of processes; chmod 700, or give another folder"
+        )));
+    }
+    if path.join(MARKER).exists() {
+        return Ok(true);
+    }
+    match is_empty(path).map_err(failed)? {
+        true => Ok(false),
+        false => Err(refused(format!(
+            "has files in it and is no node cache (no {MARKER} in it); give a folder that is empty or does not exist"
+        ))),
+    }
 }
 
 fn make(path: &Path) -> io::Result<()> {

@@ -17,6 +17,7 @@
 mod counters;
 mod folder;
 mod index;
+mod place;
 mod room;
 mod segment;
 mod segments;
@@ -25,6 +26,7 @@ mod tests;
 mod writer;
 
 pub use counters::CacheCounters;
+pub use place::CachePlace;
 pub use room::MIN_CACHE_BYTES;
 
 use crate::{
