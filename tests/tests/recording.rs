@@ -3,7 +3,7 @@
 mod common;
 
 use anyhow::ensure;
-use common::{Scene, scene};
+use common::{Scene, certificates, scene};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -105,13 +105,17 @@ fn the_server_has_it_when_the_restore_has_ended_and_the_next_restore_uses_it() -
     // Only the store in it.
     let folder = work.folder("stores")?;
     fs::rename(&split.store, folder.join("store"))?;
-    let host = Host::server_with(&work, &folder, &["--token-file", &tokens])?;
-    let address = |path: &str| format!("http://127.0.0.1:{}{path}", host.port());
+    certificates(&secrets);
+    let [ca, cert, key] = ["ca.pem", "server.pem", "server.key"].map(|name| secrets.join(name).display().to_string());
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--token-file", &tokens];
+    let host = Host::server_with(&work, &folder, &tls)?;
+    let address = |path: &str| format!("https://127.0.0.1:{}{path}", host.port());
     let (store, set) = (address(STORE), address(SET));
-    let access = ["--token-file", &reader, "--record", &set];
+    let access = ["--token-file", &reader, "--tls-ca", &ca];
+    let record = [&access[..], &["--record", &set]].concat();
 
     // The store's token is the wrong one: the file stays, and can be used by hand.
-    let refused = recorded(of, "refused", &store, &access, |_, _| Ok(()))?;
+    let refused = recorded(of, "refused", &store, &record, |_, _| Ok(()))?;
     assert_eq!(refused.code(), Some(1), "{}", refused.log);
     let kept = refused.kept()?;
     for words in ["HTTP 403", "working-sets", "--record-token-file", "curl -T"] {
@@ -121,15 +125,17 @@ fn the_server_has_it_when_the_restore_has_ended_and_the_next_restore_uses_it() -
     let mut strip = Command::new(tools::binary("pageferry-strip")?);
     tools::run(strip.args(["working-set", "--name", "by-hand", "--trace"]).arg(kept).arg(folder.join("store")))?;
 
-    let access = [&access[..], &["--record-token-file", &recorder]].concat();
-    let taken = recorded(of, "taken", &store, &access, |_, _| Ok(()))?;
+    let record = [&record[..], &["--record-token-file", &recorder]].concat();
+    let taken = recorded(of, "taken", &store, &record, |_, _| Ok(()))?;
     assert_eq!(taken.code(), Some(0), "{}", taken.log);
     assert!(taken.left()?.is_empty(), "{:?}", taken.left()?);
-    let token = format!("Authorization: Bearer {READER}");
-    let listed = http::get_with(host.port(), "/checkpoints", &[&token])?.text();
+    let mut list = Command::new(tools::binary("pageferry-strip")?);
+    let listed = tools::run(list.args(["list", &address(""), "--json"]).args(access))?;
+    let listed = tools::text(&listed.stdout);
     assert!(listed.contains("first-reply"), "{listed}");
 
-    let next = recorded(of, "next", &store, &["--token-file", &reader, "--working-set", "first-reply"], |_, _| Ok(()))?;
+    let replay = [&access[..], &["--working-set", "first-reply"]].concat();
+    let next = recorded(of, "next", &store, &replay, |_, _| Ok(()))?;
     assert!(next.code() == Some(0) && replayed(&next.log)? > 0, "{}", next.log);
     Ok(())
 }

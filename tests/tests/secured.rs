@@ -3,29 +3,13 @@
 mod common;
 
 use anyhow::bail;
-use common::{Scene, scene};
+use common::{Scene, certificates, scene};
 use pageferry_tests::{Cell, Daemon, Pager, Pair, Result, Role, criu_restore, eventually, free_port, tools};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use std::{fs, path::Path, process::Command};
 
 const FIRST: &str = "first-0123456789abcdef";
 const SECOND: &str = "second-0123456789abcdef";
 const SCRAPER: &str = "scraper-0123456789abcdef";
-
-/// An authority, a pair for the server, one for clients, one that is no longer valid.
-fn certificates(folder: &Path) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
-    for (name, until) in [("server", 2200), ("client", 2200), ("past", 2001)] {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(until, 1, 1));
-        let key = KeyPair::generate().unwrap();
-        fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-        fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
 
 fn replace(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");

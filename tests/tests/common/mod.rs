@@ -6,6 +6,8 @@ use pageferry_tests::{
     programs::{Gunicorn, Java, Node, Program, Redis, Sparse, Threads},
     split,
 };
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use std::{fs, path::Path};
 
 /// Of the program "sparse": every so many pages one has content.
 pub const SPARSE_STEP: usize = 64;
@@ -48,4 +50,19 @@ pub fn all_programs() -> Vec<Box<dyn Program>> {
         program("java", 100_000),
         program("threads", 1 << 20),
     ]
+}
+
+/// An authority, a pair for the server, one for clients, one that is no longer valid.
+pub fn certificates(folder: &Path) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
+    for (name, until) in [("server", 2200), ("client", 2200), ("past", 2001)] {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(until, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
 }
