@@ -118,7 +118,7 @@ fn the_server_has_it_when_the_restore_has_ended_and_the_next_restore_uses_it() -
     let refused = recorded(of, "refused", &store, &record, |_, _| Ok(()))?;
     assert_eq!(refused.code(), Some(1), "{}", refused.log);
     let kept = refused.kept()?;
-    for words in ["HTTP 403", "working-sets", "--record-token-file", "curl -T"] {
+    for words in ["HTTP 403", "working-sets", "--record-token-file", "-T /"] {
         assert!(refused.log.contains(words), "{words}: {}", refused.log);
     }
     assert!(!refused.log.contains("0123456789abcdef"), "{}", refused.log);

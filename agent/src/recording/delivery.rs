@@ -5,7 +5,7 @@ use crate::cli::PagerArgs;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use page_store::{HttpAddress, HttpAnswer, HttpOptions, HttpVersion, same_host};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::time::{sleep, timeout};
 
 /// Pauses after attempts that failed, so there is one attempt more than that. A server that restarts is back by then.
@@ -191,9 +191,16 @@ impl Delivery {
     fn left(&self, kept: &Kept) -> String {
         let address = self.shown();
         let set = address.rsplit('/').next().unwrap_or_default();
+        let option = |name: &str, file: &Option<PathBuf>| {
+            file.as_ref().map(|file| format!("{name} {} ", file.display())).unwrap_or_default()
+        };
+        let access = &self.args.access;
+        let tls = option("--cacert", &access.tls_ca)
+            + &option("--cert", &access.tls_client_cert)
+            + &option("--key", &access.tls_client_key);
         match kept {
             Kept::File(path, _) => format!(
-                "the restored processes are whole, and the recording is in {file}. Send it with `curl -T {file} -H \"Authorization: Bearer $TOKEN\" \
+                "the restored processes are whole, and the recording is in {file}. Send it with `curl {tls}-T {file} -H \"Authorization: Bearer $TOKEN\" \
                  {address}`, or add it to the store with `pageferry-strip working-set STORE --trace {file} --name {set}`",
                 file = path.display()
             ),
