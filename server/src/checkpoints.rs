@@ -67,6 +67,9 @@ impl List {
 impl Checkpoints {
     /// What is at a location; nothing is opened yet. `default` is the name of the checkpoint in a folder that the short paths are to have.
     pub(crate) async fn at(location: &str, default: Option<&str>) -> Result<Self> {
+        if let Some(name) = default.filter(|name| !row::is_name(name)) {
+            bail!("--default {name:?}: this cannot be the name of a checkpoint in a folder");
+        }
         match (Many::of(location, default).await, default) {
             (Ok(Some(many)), _) => Ok(Self::Many(Arc::new(many))),
             (Ok(None), Some(_)) => bail!(
@@ -114,8 +117,8 @@ impl Checkpoints {
         }
     }
 
-    /// Adds what a restore has recorded to the store of a checkpoint, the short paths' if no name is given. From then on it is served with it. It is
-    /// done to its end, also if whoever asked for it goes away.
+    /// Adds what a restore has recorded to the store of a checkpoint, the short paths' if no name is given. From then on it is served with it. Once
+    /// it has begun, it is done to its end, also if whoever asked for it goes away.
     pub(crate) async fn add_working_set(
         &self,
         app: &Arc<App>,
@@ -123,20 +126,16 @@ impl Checkpoints {
         set: String,
         trace: Bytes,
     ) -> Result<WorkingSetObject, Problem> {
-        let app = app.clone();
-        let task = match self {
+        match self {
             Self::One(hosted) => {
                 name.map_or(Ok(()), |name| hosted.is_called(&name))?;
-                let hosted = hosted.clone();
-                tokio::spawn(async move { hosted.add_working_set(&app, set, trace).await })
+                hosted.add_working_set(app, set, trace).await
             }
             Self::Many(many) => {
                 let name = name.map_or_else(|| many.default().map(str::to_owned), Ok)?;
-                let many = many.clone();
-                tokio::spawn(async move { many.add_working_set(&app, &name, set, trace).await })
+                many.add_working_set(app, name, set, trace).await
             }
-        };
-        task.await.map_err(|_| damaged())?
+        }
     }
 
     /// Who answers for an object below `name` that no checkpoint called so has: one that shares it.
@@ -164,6 +163,12 @@ impl Open {
         let stamp = raw::stamp(location);
         let served = Arc::new(Served::open(location, limits, app.metrics.clone()).await?);
         Ok(Self { router: routes::of_one(app.with(served.clone())), served, stamp })
+    }
+
+    /// The same as it is after something was added to its store.
+    async fn renewed(&self, app: &App, location: &str) -> Result<Self> {
+        let served = Arc::new(self.served.renewed(location).await?);
+        Ok(Self { router: routes::of_one(app.with(served.clone())), served, stamp: self.stamp })
     }
 
     /// Adds a recording to its store, which is at `location`.
@@ -203,6 +208,17 @@ fn unknown(name: &str, next: &str) -> Problem {
         format!("This server has no checkpoint {}.", crate::address::quoted(name)),
         next,
     )
+}
+
+/// What kept a checkpoint from being opened.
+fn not_opened(error: anyhow::Error) -> Problem {
+    match error.downcast::<page_store::Error>() {
+        Ok(error) => error.into(),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            damaged()
+        }
+    }
 }
 
 /// Waits for a checkpoint that is being opened, for so long.

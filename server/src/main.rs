@@ -301,7 +301,7 @@ fn say(cli: &Cli, urls: &Urls, opened: &Opened) -> Result<()> {
         (true, _) => return Ok(()),
         (_, true) => {
             let url = urls.first();
-            let store = (!urls.is_unix()).then(|| format!("{url}/store"));
+            let store = (!urls.is_unix() && opened.has_short_paths()).then(|| format!("{url}/store"));
             format!("{}\n", serde_json::json!({ "url": url, "urls": urls.all, "store": store, "pids": opened.pids() }))
         }
         (..) => {

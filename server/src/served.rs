@@ -24,7 +24,7 @@ const MANIFEST_LIMIT: u64 = 32 << 20;
 pub(crate) struct Served {
     pub(crate) store: Store,
     pub(crate) images: Images,
-    pub(crate) frames: FrameCache,
+    pub(crate) frames: Arc<FrameCache>,
     pub(crate) metrics: Arc<Metrics>,
     /// What `/store/` has: exactly what the manifest names, and the manifest.
     pub(crate) objects: HashMap<String, Object>,
@@ -53,12 +53,7 @@ pub(crate) struct Object {
 impl Served {
     /// Opens a store or a raw checkpoint, its slim dump with it.
     pub(crate) async fn open(location: &str, limits: &Limits, metrics: Arc<Metrics>) -> Result<Self> {
-        let store = Store::open(location).await.with_context(|| format!("cannot open {location}"))?;
-        let manifest_json = store.backend().get(MANIFEST_NAME, MANIFEST_LIMIT).await?;
-        let described = store.backend().describe(MANIFEST_NAME);
-        if Manifest::parse(&described, &manifest_json)?.checkpoint_id != store.manifest().checkpoint_id {
-            bail!("{described} was replaced while it was being opened; start again");
-        }
+        let (store, manifest_json) = store_at(location).await?;
         let slim =
             store.slim().await.context("cannot read the slim dump, which holds the pages that are never lazy")?;
         let images = tokio::task::spawn_blocking(move || Checkpoint::open(Arc::new(slim))).await??;
@@ -66,11 +61,23 @@ impl Served {
         Ok(Self {
             store,
             images: Images(Arc::new(images)),
-            frames: FrameCache::new(Places::kept_frames(limits)),
+            frames: Arc::new(FrameCache::new(Places::kept_frames(limits))),
             metrics,
             objects,
             manifest_json,
         })
+    }
+
+    /// The same checkpoint as it is at `location` now: its store may have other working sets. What follows from the rest of it is kept.
+    pub(crate) async fn renewed(&self, location: &str) -> Result<Self> {
+        let (store, manifest_json) = store_at(location).await?;
+        let without_sets = |manifest: &Manifest| Manifest { working_sets: Vec::new(), ..manifest.clone() };
+        if without_sets(store.manifest()) != without_sets(self.store.manifest()) {
+            bail!("{location} has another checkpoint than when this server was started; start it again");
+        }
+        let (images, frames, metrics) = (self.images.clone(), self.frames.clone(), self.metrics.clone());
+        let objects = objects(store.manifest(), &manifest_json);
+        Ok(Self { store, images, frames, metrics, objects, manifest_json })
     }
 
     /// The images of a task, or what to tell who asked for one that is not there.
@@ -120,6 +127,17 @@ impl Images {
             next => Err([above.checked_sub(1).and_then(|below| memory.mappings.get(below)), next]),
         }
     }
+}
+
+/// A store, and the bytes of its `checkpoint.json`.
+async fn store_at(location: &str) -> Result<(Store, Bytes)> {
+    let store = Store::open(location).await.with_context(|| format!("cannot open {location}"))?;
+    let manifest_json = store.backend().get(MANIFEST_NAME, MANIFEST_LIMIT).await?;
+    let described = store.backend().describe(MANIFEST_NAME);
+    if Manifest::parse(&described, &manifest_json)?.checkpoint_id != store.manifest().checkpoint_id {
+        bail!("{described} was replaced while it was being opened; start again");
+    }
+    Ok((store, manifest_json))
 }
 
 fn objects(manifest: &Manifest, manifest_json: &[u8]) -> HashMap<String, Object> {

@@ -102,6 +102,11 @@ impl Opened {
         format!("{} ({}{more}), {mib} MiB of pages", count(manifest.tasks.len(), "task"), names.join(", "))
     }
 
+    /// Whether there is a checkpoint without a name in front.
+    pub fn has_short_paths(&self) -> bool {
+        self.served.is_some() || self.default.is_some()
+    }
+
     /// Pids of all tasks.
     pub fn pids(&self) -> Vec<u32> {
         self.served.iter().flat_map(|served| &served.images.0.tasks).map(|t| t.pid.get()).collect()

@@ -307,7 +307,7 @@ fn what_a_restore_recorded_is_there_for_the_next() {
             scope.spawn(move || assert_eq!(put(server, path, trace).status, 201));
         }
     });
-    for at in ["/checkpoints/one/store", "/store"] {
+    for at in ["/checkpoints/one/store", "/store", "/checkpoints/one", ""] {
         assert_eq!(sets(&one, at), ["first", "fourth", "second", "third"]);
     }
     put(&one, "/checkpoints/two/working-sets/third", &trace).problem(404, "no-such-checkpoint");

@@ -58,6 +58,12 @@ fn says_what_is_wrong() {
     for (arguments, words) in [
         (&["/nowhere/at/all", "--listen", "127.0.0.1:0"][..], "/nowhere/at/all"),
         (&[other.path().to_str().unwrap(), "--listen", "127.0.0.1:0"], "checkpoint.json"),
+        (
+            &[other.path().to_str().unwrap(), "--default", "redis", "--listen", "127.0.0.1:0"],
+            "no folder of checkpoints",
+        ),
+        (&["/nowhere/at/all", "--default", "redis", "--listen", "127.0.0.1:0"], "/nowhere/at/all"),
+        (&["/", "--default", "a/b", "--listen", "127.0.0.1:0"], "cannot be the name"),
         (&["/nowhere", "--listen", &taken], "cannot listen"),
         (&["/nowhere", "--listen", "nonsense"], "cannot listen"),
         (&[], "Usage"),

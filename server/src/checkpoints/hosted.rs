@@ -1,7 +1,11 @@
 //! The checkpoint that a server was started with.
 
-use super::{List, Open, row, unknown, wait_for};
-use crate::{problem::Problem, routes::App, served::Served};
+use super::{List, Open, not_opened, row, unknown, wait_for};
+use crate::{
+    problem::{Problem, damaged},
+    routes::App,
+    served::Served,
+};
 use anyhow::Result;
 use axum::body::Bytes;
 use page_store::WorkingSetObject;
@@ -14,7 +18,7 @@ pub(crate) struct Hosted {
     location: String,
     name: String,
     open: watch::Sender<Option<Arc<Open>>>,
-    adding: Mutex<()>,
+    adding: Arc<Mutex<()>>,
 }
 
 impl Hosted {
@@ -56,22 +60,25 @@ impl Hosted {
     }
 
     pub(super) async fn add_working_set(
-        &self,
-        app: &App,
+        self: &Arc<Self>,
+        app: &Arc<App>,
         set: String,
         trace: Bytes,
     ) -> Result<WorkingSetObject, Problem> {
-        let open = self.get(app.limits.opening).await?;
+        self.get(app.limits.opening).await?;
         // One at a time: they all change `checkpoint.json`, and what the last of them leaves is what is served.
-        let _turn = self.adding.lock().await;
-        let added = open.add(self.location.clone(), set, trace).await?;
-        if let Err(error) = self.begin(app).await {
-            tracing::error!(
-                "{error:#}; {} is served without what was added until the server is started again",
-                self.location
-            );
-        }
-        Ok(added)
+        let turn = self.adding.clone().lock_owned().await;
+        let (hosted, app) = (self.clone(), app.clone());
+        let task = tokio::spawn(async move {
+            let _turn = turn;
+            let open = hosted.get(app.limits.opening).await?;
+            let added = open.add(hosted.location.clone(), set, trace).await?;
+            // If this fails, whoever tries again has it opened again.
+            let renewed = open.renewed(&app, &hosted.location).await.map_err(not_opened)?;
+            hosted.open.send_replace(Some(Arc::new(renewed)));
+            Ok(added)
+        });
+        task.await.map_err(|_| damaged())?
     }
 }
 

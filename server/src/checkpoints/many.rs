@@ -3,14 +3,14 @@
 //! One is opened when it is first asked for, and kept for as long as there is room for it. Its `checkpoint.json` is looked at again now and then: one
 //! that was replaced is opened anew, one that is gone is not served any more. What is in the folder is looked up when somebody asks, so it need not be told.
 
-use super::{List, Open, raw, row, unknown, wait_for};
+use super::{List, Open, not_opened, raw, row, unknown, wait_for};
 use crate::{
     limits::Limits,
     problem::{Kind, Problem, damaged},
     routes::App,
     shared_packs::SharedPacks,
 };
-use anyhow::{Result, bail};
+use anyhow::Result;
 use axum::{Router, body::Bytes};
 use page_store::{Folder, Manifest, WorkingSetObject};
 use serde_json::Value;
@@ -20,11 +20,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Checkpoints that are open at once; what frames may take is shared between them.
 const OPEN: usize = 8;
-/// Checkpoints that are being opened at once.
+/// Checkpoints that are being opened at once; and as many raw ones.
 const OPENING: usize = 2;
 /// How old what is known about the folder, or about a `checkpoint.json` in it, may be; and how long a request waits for a look that hangs.
 const FRESH: Duration = Duration::from_secs(2);
@@ -37,9 +37,11 @@ pub(crate) struct Many {
     default: Option<String>,
     entries: Mutex<HashMap<String, Arc<Entry>>>,
     listed: tokio::sync::Mutex<Option<(Instant, List)>>,
-    adding: tokio::sync::Mutex<()>,
+    adding: Arc<tokio::sync::Mutex<()>>,
     shared: SharedPacks,
-    opening: tokio::sync::Semaphore,
+    opening: Semaphore,
+    /// Of their own, as they take long.
+    opening_raw: Semaphore,
 }
 
 /// A checkpoint that is open, or just being opened: by one task, which goes on when nobody waits for it any more.
@@ -54,9 +56,11 @@ impl Many {
     /// Whatever is in a folder, if that is what a location is: no checkpoint itself.
     pub(super) async fn of(location: &str, default: Option<&str>) -> Result<Option<Self>> {
         let Ok(folder) = Folder::parse(location) else { return Ok(None) };
-        let is_store = !matches!(folder.manifest().await, Err(page_store::Error::NotFound { .. }));
-        if is_store || raw::stamp(location).is_some() {
-            return Ok(None);
+        match folder.manifest().await {
+            Ok(_) => return Ok(None),
+            Err(page_store::Error::NotFound { .. }) if raw::stamp(location).is_none() => {}
+            Err(page_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
         }
         drop(folder.folders().await?);
         // Of files and nothing else is what somebody has mistaken for a checkpoint.
@@ -66,12 +70,10 @@ impl Many {
         {
             return Ok(None);
         }
-        if let Some(name) = default.filter(|name| !row::is_name(name)) {
-            bail!("--default {name:?}: this cannot be the name of a checkpoint in a folder");
-        }
         let (entries, listed, adding, shared) = Default::default();
-        let opening = tokio::sync::Semaphore::new(OPENING);
-        Ok(Some(Self { folder, default: default.map(str::to_owned), entries, listed, adding, shared, opening }))
+        let [opening, opening_raw] = [Semaphore::new(OPENING), Semaphore::new(OPENING)];
+        let default = default.map(str::to_owned);
+        Ok(Some(Self { folder, default, entries, listed, adding, shared, opening, opening_raw }))
     }
 
     /// The name of the checkpoint that the short paths have.
@@ -147,17 +149,22 @@ impl Many {
     pub(super) async fn add_working_set(
         self: &Arc<Self>,
         app: &Arc<App>,
-        name: &str,
+        name: String,
         set: String,
         trace: Bytes,
     ) -> Result<WorkingSetObject, Problem> {
-        let open = self.get(app, name).await?;
+        let open = self.get(app, &name).await?;
         // One at a time: they all change `checkpoint.json`, and each holds its frames meanwhile.
-        let _turn = self.adding.lock().await;
-        let added = open.add(self.folder.child(name)?.to_string(), set, trace).await?;
-        self.entries().remove(name);
-        *self.listed.lock().await = None;
-        Ok(added)
+        let turn = self.adding.clone().lock_owned().await;
+        let many = self.clone();
+        let task = tokio::spawn(async move {
+            let _turn = turn;
+            let added = open.add(many.folder.child(&name)?.to_string(), set, trace).await?;
+            many.entries().remove(&name);
+            *many.listed.lock().await = None;
+            Ok(added)
+        });
+        task.await.map_err(|_| damaged())?
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Arc<Entry>>> {
@@ -195,17 +202,12 @@ impl Many {
     }
 
     async fn open(&self, app: &App, name: &str) -> Result<Open, Problem> {
-        // The images of each are held as soon as they are read. Nobody closes the semaphore.
-        let _turn = self.opening.acquire().await;
         let location = self.folder.child(name)?.to_string();
+        let opening = if raw::stamp(&location).is_some() { &self.opening_raw } else { &self.opening };
+        // The images of each are held as soon as they are read. Nobody closes the semaphore.
+        let _turn = opening.acquire().await;
         let limits = Limits { memory: app.limits.memory / OPEN as u64, ..app.limits };
-        Open::new(app, &location, &limits).await.map_err(|error| match error.downcast::<page_store::Error>() {
-            Ok(error) => error.into(),
-            Err(error) => {
-                tracing::error!("{error:#}");
-                damaged()
-            }
-        })
+        Open::new(app, &location, &limits).await.map_err(not_opened)
     }
 
     /// Closes those that were not asked for the longest, for one that could be opened.
@@ -230,8 +232,13 @@ impl Many {
     /// Whether there is anything called so that might be a checkpoint.
     async fn has(&self, name: &str) -> Result<bool, Problem> {
         let child = self.folder.child(name)?;
-        let is_store = !matches!(child.manifest().await, Err(page_store::Error::NotFound { .. }));
-        Ok(is_store || raw::stamp(&child.to_string()).is_some())
+        match child.manifest().await {
+            Err(page_store::Error::NotFound { .. }) => Ok(raw::stamp(&child.to_string()).is_some()),
+            // What is not known to be there takes nobody's turn.
+            Err(error) if error.is_transient() => Err(error.into()),
+            // What is wrong is told by the attempt to open it.
+            _ => Ok(true),
+        }
     }
 
     /// Whether it is what it was, as far as can be told.

@@ -30,7 +30,7 @@ use crate::{
 };
 use axum::{
     Router,
-    routing::{MethodRouter, get, post, put},
+    routing::{MethodRouter, get, post},
 };
 use http::{Method, StatusCode, header};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl App {
 pub(crate) fn not_ready() -> Problem {
     Problem::new(
         Kind::NotReady,
-        "A raw checkpoint is read once from beginning to end before it is served.",
+        "It is still being opened; a raw one is read once from beginning to end for that.",
         "Wait, and ask again; GET /readyz tells when a server of one checkpoint is ready.",
     )
     .header(header::RETRY_AFTER, "1")
@@ -162,11 +162,11 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/pid/{pid}/pages/{range}" => get(pages::pages),
         "/pid/{pid}/pages" => post(bulk::bulk),
         "/store/{object}" => get(objects::object),
-        "/working-sets/{set}" => put(working_sets::put),
+        "/working-sets/{set}" => get(working_sets::object).put(working_sets::put),
         "/checkpoints" => get(checkpoints::list),
         "/checkpoints/{checkpoint}/{path}" => get(checkpoints::below),
         "/checkpoints/{checkpoint}/pid/{pid}/pages" => post(checkpoints::below),
-        "/checkpoints/{checkpoint}/working-sets/{set}" => put(working_sets::put_below),
+        "/checkpoints/{checkpoint}/working-sets/{set}" => get(checkpoints::below).put(working_sets::put_below),
         "/healthz" => get(service::healthz),
         "/readyz" => get(service::readyz),
         "/metrics" => get(service::metrics),
@@ -178,7 +178,9 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
 
 /// The routes of one checkpoint, with nothing around them: what is about the server is at its root only, where tokens have a scope for it.
 pub(crate) fn of_one(app: Arc<App>) -> Router {
-    let routes = ROUTES.iter().filter(|route| route.path.starts_with("/pid") || route.path.starts_with("/store"));
+    let is_of_one =
+        |route: &&Route| ["/pid", "/store", "/working-sets"].iter().any(|start| route.path.starts_with(start));
+    let routes = ROUTES.iter().filter(is_of_one);
     routed(routes, &app).fallback(objects::at_the_root).method_not_allowed_fallback(method_not_allowed).with_state(app)
 }
 
@@ -217,7 +219,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router.layer(axum::middleware::from_fn_with_state(state, observe))
 }
 
-/// axum adds `Allow`.
+/// axum adds `Allow` where a route lacks the method.
 async fn method_not_allowed(method: Method) -> Problem {
     Problem::new(
         Kind::MethodNotAllowed,

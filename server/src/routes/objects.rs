@@ -63,7 +63,7 @@ pub(super) async fn at_the_root(
     Ok(answer)
 }
 
-async fn answer(
+pub(super) async fn answer(
     served: &Arc<Served>,
     admission: &Admission,
     name: &str,

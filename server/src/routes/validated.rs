@@ -4,7 +4,7 @@ use super::{App, not_modified};
 use axum::{
     extract::{Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, header};
 use page_store::{Digest, MANIFEST_NAME};
@@ -17,13 +17,15 @@ use crate::conditional::ETag;
 pub(super) async fn tag(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let conditions = request.headers().clone();
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    // The short paths may have another checkpoint by the time that the answer is there: then it is not known which of them it is about.
-    let before = app.served().await.ok();
+    let served = match app.served().await {
+        Ok(served) => served,
+        Err(problem) => return problem.into_response(),
+    };
     let mut response = next.run(request).await;
-    let after = app.served().await.ok();
-    let served = before.zip(after).filter(|(before, after)| Arc::ptr_eq(before, after)).map(|(served, _)| served);
-    let checkpoint = served.as_ref().and_then(|served| Some(served.objects.get(MANIFEST_NAME)?.etag.header()));
-    let Some(checkpoint) = checkpoint.filter(|_| response.status() == StatusCode::OK) else { return response };
+    // The short paths may have another checkpoint by now: then it is not known which of them the answer is about.
+    let is_sure = response.status() == StatusCode::OK && app.served().await.is_ok_and(|now| Arc::ptr_eq(&served, &now));
+    let checkpoint = served.objects.get(MANIFEST_NAME).filter(|_| is_sure).map(|object| object.etag.header());
+    let Some(checkpoint) = checkpoint else { return response };
     let mut seed = Vec::new();
     let content_type = response.headers().get(header::CONTENT_TYPE);
     for part in [checkpoint.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes(), path.as_bytes()]

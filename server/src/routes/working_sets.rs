@@ -1,14 +1,17 @@
 //! `PUT /working-sets/{set}`, and the same below `/checkpoints/{checkpoint}`: what a restore has recorded makes the next one fast, wherever that is.
 
-use super::{App, Shared, body, params::PathOf};
-use crate::problem::{Kind, Problem};
+use super::{App, Shared, body, method_not_allowed, objects, params::PathOf};
+use crate::{
+    places::Admission,
+    problem::{Kind, Problem},
+};
 use axum::{
     Json,
     body::Body,
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -16,6 +19,22 @@ use std::sync::Arc;
 const MOST_BYTES: usize = 4 << 20;
 /// Characters of a set's name.
 const LONGEST_NAME: usize = 64;
+
+/// The objects of a store are served at the root, too, and those of working sets have names such as these paths. Nothing else can be read here.
+pub(super) async fn object(
+    State(app): Shared,
+    admission: Admission,
+    PathOf(set): PathOf<String>,
+    method: Method,
+    request: HeaderMap,
+) -> Result<Response, Problem> {
+    let served = &app.served().await?;
+    let name = format!("working-sets/{set}");
+    match served.objects.get(&name) {
+        Some(object) => objects::answer(served, &admission, &name, object, &method, &request).await,
+        None => Err(method_not_allowed(method).await.header(header::ALLOW, "PUT")),
+    }
+}
 
 pub(super) async fn put(
     State(app): Shared,
