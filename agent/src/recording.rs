@@ -15,7 +15,7 @@ pub use delivery::Interrupted;
 
 use crate::guard::{Guarded, Word};
 use anyhow::{Context, Result};
-use page_store::HttpAddress;
+use page_store::{HttpAddress, working_set::check_name};
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -28,8 +28,6 @@ use std::{
 const ID_SHOWN: usize = 12;
 /// Files of the same checkpoint and pid: what earlier agents with this pid have left.
 const MOST_LEFT: usize = 100;
-/// Characters of a set's name: what the server takes.
-const LONGEST_NAME: usize = 64;
 
 /// Where a recording goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,12 +52,7 @@ impl RecordTo {
         if folder != "working-sets" {
             return Err(wrong_address());
         }
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if set.is_empty() || set.len() > LONGEST_NAME || !set.bytes().all(is_name) {
-            return Err(format!(
-                "{set:?} is no name for a working set: use 1 to {LONGEST_NAME} letters, digits, dots, dashes and underscores"
-            ));
-        }
+        check_name(set).map_err(|error| format!("{set:?} is {error}"))?;
         Ok(Self::Server(text.into()))
     }
 }

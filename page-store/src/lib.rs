@@ -32,7 +32,7 @@ pub use backend::{
 };
 pub use error::{Error, Result, Retry};
 pub use folder::{Folder, Neighbours};
-pub use links::{LinkSigner, Links};
+pub use links::{LinkSigner, Links, is_of_this_machine};
 pub use manifest::{
     IndexObject, Manifest, ObjectRef, PackEncoding, PackObject, SlimObject, TaskEntry, Totals, WorkingSetObject,
 };

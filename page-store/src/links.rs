@@ -182,6 +182,11 @@ impl Links {
     }
 }
 
+/// Whether a location is a path of this machine: what is not there is not going to be there soon.
+pub fn is_of_this_machine(location: &str) -> bool {
+    !location.contains("://") && !Links::is_location(location)
+}
+
 /// The location of a links file.
 fn location(file: &Path) -> String {
     format!("{SCHEME}{}", file.display())

@@ -1,6 +1,6 @@
 //! What is tried again, how often, after how long.
 
-use page_store::{Error, HttpAddress, HttpAnswer, HttpOptions, Links, Store};
+use page_store::{Error, HttpAddress, HttpAnswer, HttpOptions, Store, is_of_this_machine};
 use std::{sync::OnceLock, time::Duration};
 
 /// Waits between attempts at what may succeed later: 6 s in all. A host that restarts is back by then; a user at a terminal still
@@ -36,7 +36,7 @@ impl Retries {
     }
 
     fn at(location: &str) -> Self {
-        Self { local: !location.contains("://") && !Links::is_location(location), failed: 0 }
+        Self { local: is_of_this_machine(location), failed: 0 }
     }
 
     /// Something succeeded: the next failure is the first.

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use base::SharedBase;
 use criu_images::{Checkpoint, ImageDir, PAGE_SIZE};
 use page_store::{
-    Manifest, PackObject,
+    Manifest, PackObject, is_of_this_machine,
     write::{Base, Conditions, ObjectSink, Options, Progress, create},
 };
 use serde::Serialize;
@@ -244,7 +244,7 @@ fn check_apart(options: &SplitOptions) -> Result<()> {
             })
             .unwrap_or_else(|| path.to_path_buf())
     };
-    let store = (!options.store.contains("://")).then(|| PathBuf::from(&options.store));
+    let store = is_of_this_machine(&options.store).then(|| PathBuf::from(&options.store));
     let named = [("the store", store.as_ref()), ("the slim dump", options.slim.as_ref())];
     let mut places = vec![("the checkpoint", real(&options.checkpoint))];
     for (what, path) in named {

@@ -3,6 +3,7 @@
 use crate::{Stop, human, retry::open_store};
 use anyhow::{Context, Result, ensure};
 use page_store::{
+    is_of_this_machine,
     working_set::{self, Trace},
     write::{Conditions, create},
 };
@@ -54,7 +55,7 @@ impl fmt::Display for WorkingSetReport {
 pub async fn add(options: &WorkingSetOptions, stop: &Stop) -> Result<WorkingSetReport> {
     let location = options.store.as_str();
     ensure!(
-        location.contains("://") || Path::new(location).join(page_store::MANIFEST_NAME).is_file(),
+        !is_of_this_machine(location) || Path::new(location).join(page_store::MANIFEST_NAME).is_file(),
         "{location} is not a page store of this machine (a raw checkpoint cannot hold a working set: split it first)"
     );
     // Locks the store, or notes what is there, so that what is read is what is added to.

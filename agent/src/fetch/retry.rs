@@ -6,7 +6,7 @@ use super::{
 };
 use crate::status::Status;
 use anyhow::Result;
-use page_store::{Error, Links, Retry};
+use page_store::{Error, Retry, is_of_this_machine};
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -140,7 +140,7 @@ where
         final_answers = if error.is_transient() { 0 } else { final_answers + 1 };
         let wait = pause(Some(&error), failures, fastrand::f64());
         // Mirrors are told apart by commas.
-        let local = !location.split(", ").any(|place| place.contains("://") || Links::is_location(place));
+        let local = location.split(", ").all(is_of_this_machine);
         if local
             || final_answers >= FINAL_ANSWERS
             || start.elapsed() + wait > FAILING

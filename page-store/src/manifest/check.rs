@@ -5,7 +5,7 @@ use crate::{
     FRAME_BYTES, FRAME_PAGES, MANIFEST_NAME,
     index::{MAX_PAGES, MAX_PART_FRAMES, MAX_PART_STORED},
     names::{self, is_digest},
-    working_set::{MAX_SET_BYTES, MAX_SET_FRAMES},
+    working_set::{MAX_SET_BYTES, MAX_SET_FRAMES, check_name},
 };
 use criu_images::{PAGE_SIZE, PageAddr, Pid};
 use std::collections::HashSet;
@@ -17,9 +17,8 @@ const MAX_PACKS: usize = 1 << 20;
 /// Most parts of an index: 64 TiB of pages.
 const MAX_PARTS: usize = 1 << 14;
 
-/// Most working sets, and longest name of one.
+/// Most working sets.
 const MAX_SETS: usize = 64;
-const MAX_SET_NAME: usize = 64;
 
 /// (place, problem).
 type Check = Result<(), (String, String)>;
@@ -105,9 +104,7 @@ impl Manifest {
             object(&set.object, "working-sets", "set", place)?;
             ensure(set.object.size <= MAX_SET_BYTES, place, format!("{} bytes are too many", set.object.size))?;
             ensure(set.frames <= MAX_SET_FRAMES as u64, place, format!("{} frames are too many", set.frames))?;
-            let word = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            let named = !set.name.is_empty() && set.name.len() <= MAX_SET_NAME && set.name.chars().all(word);
-            ensure(named, place, "a name has 1 to 64 letters, digits, '.', '_', '-'")?;
+            check_name(&set.name).map_err(|problem| (place(), problem))?;
             ensure(seen.insert(&set.name), place, format!("{:?} is there twice", set.name))?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::{App, Shared, body, method_not_allowed, objects, params::PathOf};
 use crate::{
+    address::quoted,
     places::Admission,
     problem::{Kind, Problem},
 };
@@ -12,13 +13,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, Method, StatusCode, header};
+use page_store::working_set::check_name;
 use serde_json::json;
 use std::sync::Arc;
 
 /// Bytes of a recording: some hundred thousand frames. What a set can have of them is less.
 const MOST_BYTES: usize = 4 << 20;
-/// Characters of a set's name.
-const LONGEST_NAME: usize = 64;
 
 /// The objects of a store are served at the root, too, and those of working sets have names such as these paths. Nothing else can be read here.
 pub(super) async fn object(
@@ -68,11 +68,9 @@ async fn add(
             "Start it with --token-file, and a token that has the scope working-sets; or with --allow-working-sets.",
         ));
     }
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if set.is_empty() || set.len() > LONGEST_NAME || !set.bytes().all(is_name) {
-        let next = format!("Use 1 to {LONGEST_NAME} letters, digits, dots, dashes and underscores.");
-        return Err(Problem::new(Kind::BadPath, "This is no name for a working set.", next));
-    }
+    check_name(&set).map_err(|error| {
+        Problem::new(Kind::BadPath, format!("{} is {error}.", quoted(&set)), "Put such a name at the end of the path.")
+    })?;
     let trace = body::read(request, sent, MOST_BYTES, app.limits.stall).await?;
     let added = app.checkpoints().await?.add_working_set(app, name, set, trace).await?;
     let answer = json!({ "name": added.name, "object": added.object.object, "frames": added.frames, "bytes": added.object.size });

@@ -226,7 +226,7 @@ pub(super) struct WorkingSetArgs {
     #[arg(long, value_name = "FILE", required = true)]
     pub(super) trace: Vec<PathBuf>,
     /// What to call it; a set of that name is replaced
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = set_name)]
     pub(super) name: String,
     #[command(flatten)]
     pub(super) put: PutArgs,
@@ -241,6 +241,11 @@ pub(super) struct InspectArgs {
     #[arg(long, default_value_t = DEFAULT_LEVEL, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-7..=22))]
     pub(super) level: i32,
+}
+
+/// The name of a working set.
+fn set_name(text: &str) -> Result<String, String> {
+    page_store::working_set::check_name(text).map(|()| text.to_owned())
 }
 
 /// Seconds, or a number with a unit.
