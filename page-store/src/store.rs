@@ -118,6 +118,10 @@ impl Store {
     /// All runs of a task that touch `range`, clipped to it, sorted by address, neighbours merged. Addresses without a run are not
     /// in the store. Loads (once) the parts of the index that it needs.
     pub async fn runs(&self, pid: Pid, range: PageRange) -> Result<Vec<Run>> {
+        // As nearly always, and a tenth of the time that a page costs a server is saved by not preparing for more.
+        if let Some(runs) = self.loaded_runs(pid, range)? {
+            return Ok(runs);
+        }
         let task = self.task(pid)?;
         let parts = stream::iter(self.parts.of_range(task, range)).map(|at| self.part(at)).buffered(PARTS_AT_ONCE);
         parts.try_fold(Vec::new(), |runs, part| ready(Ok(merge_runs(runs, part.runs(task, range))))).await

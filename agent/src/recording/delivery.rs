@@ -150,7 +150,7 @@ impl Delivery {
 
     fn judged(&self, answer: &HttpAnswer) -> Result<(), Failure> {
         let said = answer.said();
-        let last = |advice: &str| Failure { reason: format!("{said}; {advice}"), again: None };
+        let last = |advice: &str| Failure { reason: format!("{}; {advice}", said.trim_end_matches('.')), again: None };
         match answer.status {
             200 | 201 if answer.is_html => {
                 Err(last("a web page came for it; is this the address of a pageferry-server?"))
