@@ -34,6 +34,13 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// One of our own binaries, which hears Ctrl-C whoever starts the tests: a shell's `&` has it ignored, and then it stays so.
+pub fn interruptible(name: &str) -> Result<Command> {
+    let mut env = Command::new("env");
+    env.arg("--default-signal=INT,TERM").arg(binary(name)?);
+    Ok(env)
+}
+
 /// A program that `cargo xtask setup` found or fetched.
 pub fn program(name: &str) -> Result<PathBuf> {
     let path = target()?.join("programs/bin").join(name);

@@ -38,8 +38,8 @@ impl Restore<'_> {
         cell.entering(&tools::criu()?, &enter)?;
         fs::copy(&enter, &criu)?;
         fs::write(&criu, format!("#!/bin/sh\n: > '{}'\nexec '{}' \"$@\"\n", started.display(), enter.display()))?;
-        let mut agent = Command::new("env");
-        agent.arg("--default-signal=INT,TERM").arg(tools::binary("pageferry-agent")?).arg("restore");
+        let mut agent = tools::interruptible("pageferry-agent")?;
+        agent.arg("restore");
         // So slow that pages are missing for about as long as everything else takes.
         agent.arg(&self.scene.split.store).args(["--quiet", "--limit-rate", "20M", "--criu"]).arg(&criu);
         agent.args(["--", "--shell-job"]).env("TMPDIR", &self.tmp);

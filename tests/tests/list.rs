@@ -21,8 +21,7 @@ use std::{
 const TOKEN: &str = "reader-0123456789abcdef";
 
 fn list(location: &str, options: &[&str]) -> Result<Command> {
-    let mut strip = Command::new("env");
-    strip.arg("--default-signal=INT,TERM").arg(tools::binary("pageferry-strip")?);
+    let mut strip = tools::interruptible("pageferry-strip")?;
     strip.args(["list", location]).args(options);
     Ok(strip)
 }

@@ -177,7 +177,7 @@ fn told_to_stop() -> Result<()> {
     // The kernel takes the connection; nobody reads from it.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let (file, began) = (work.path().join("links"), Instant::now());
-    let mut presign = Command::new(tools::binary("pageferry-strip")?);
+    let mut presign = tools::interruptible("pageferry-strip")?;
     presign.args(["presign", "s3://bucket/app", "--out"]).arg(&file);
     let mut presign = presign.envs(s3::environment(silent.local_addr()?.port())).stderr(Stdio::null()).spawn()?;
     thread::sleep(Duration::from_millis(500));
