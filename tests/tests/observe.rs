@@ -210,7 +210,10 @@ fn what_is_wrong_with_a_store_is_named() -> Result<()> {
         assert!(checks["store"]["detail"].as_str().unwrap_or_default().contains(&store), "{store}");
     }
 
-    let pack = fs::read_dir(split.store.join("packs"))?.next().context("no pack")??.path();
+    let manifest = split.store.join("checkpoint.json");
+    let json = fs::read(&manifest)?;
+    let first = serde_json::from_slice::<serde_json::Value>(&json)?["packs"][0]["object"].clone();
+    let pack = split.store.join(first.as_str().context("no pack")?);
     let bytes = fs::read(&pack)?;
     let name = pack.file_name().context("no name")?.to_string_lossy().into_owned();
     for (change, broken) in [(None, bytes.clone()), (Some("shorter"), bytes[..bytes.len() - 1].to_vec())] {
@@ -232,8 +235,6 @@ fn what_is_wrong_with_a_store_is_named() -> Result<()> {
     assert_eq!(failed(&doctor(&[&folder])?.1), ["frame"]);
     fs::write(&pack, bytes)?;
 
-    let manifest = split.store.join("checkpoint.json");
-    let json = fs::read(&manifest)?;
     fs::write(&manifest, &json[..json.len() / 2])?;
     for store in [&folder, &nginx.url()] {
         assert_eq!(failed(&doctor(&[store])?.1), ["checkpoint.json"], "{store}");

@@ -30,7 +30,7 @@ use crate::{
 };
 use axum::{
     Router,
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, get, post, put},
 };
 use http::{Method, StatusCode, header};
 use std::sync::Arc;
@@ -162,11 +162,13 @@ fn handler(path: &str) -> Option<MethodRouter<Arc<App>>> {
         "/pid/{pid}/pages/{range}" => get(pages::pages),
         "/pid/{pid}/pages" => post(bulk::bulk),
         "/store/{object}" => get(objects::object),
-        "/working-sets/{set}" => get(working_sets::object).put(working_sets::put),
+        "/working-sets/{set}" => put(working_sets::put).fallback(working_sets::object),
         "/checkpoints" => get(checkpoints::list),
         "/checkpoints/{checkpoint}/{path}" => get(checkpoints::below),
         "/checkpoints/{checkpoint}/pid/{pid}/pages" => post(checkpoints::below),
-        "/checkpoints/{checkpoint}/working-sets/{set}" => get(checkpoints::below).put(working_sets::put_below),
+        "/checkpoints/{checkpoint}/working-sets/{set}" => {
+            put(working_sets::put_below).fallback(working_sets::object_below)
+        }
         "/healthz" => get(service::healthz),
         "/readyz" => get(service::readyz),
         "/metrics" => get(service::metrics),

@@ -1,6 +1,6 @@
 //! `PUT /working-sets/{set}`, and the same below `/checkpoints/{checkpoint}`: what a restore has recorded makes the next one fast, wherever that is.
 
-use super::{App, Shared, body, method_not_allowed, objects, params::PathOf};
+use super::{App, Shared, body, checkpoints, method_not_allowed, objects, params::PathOf};
 use crate::{
     address::quoted,
     places::Admission,
@@ -9,13 +9,13 @@ use crate::{
 use axum::{
     Json,
     body::Body,
-    extract::State,
+    extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use page_store::working_set::check_name;
 use serde_json::json;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// Bytes of a recording: some hundred thousand frames. What a set can have of them is less.
 const MOST_BYTES: usize = 4 << 20;
@@ -28,12 +28,35 @@ pub(super) async fn object(
     method: Method,
     request: HeaderMap,
 ) -> Result<Response, Problem> {
+    if !reads(&method) {
+        return Err(method_not_allowed(method).await);
+    }
     let served = &app.served().await?;
     let name = format!("working-sets/{set}");
-    match served.objects.get(&name) {
-        Some(object) => objects::answer(served, &admission, &name, object, &method, &request).await,
-        None => Err(method_not_allowed(method).await.header(header::ALLOW, "PUT")),
+    let Some(object) = served.objects.get(&name) else { return Err(method_not_allowed(method).await) };
+    let mut answer = objects::answer(served, &admission, &name, object, &method, &request).await?;
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD,PUT"));
+    Ok(answer)
+}
+
+/// The same below the name of a checkpoint, and below what is none.
+pub(super) async fn object_below(
+    app: Shared,
+    path: PathOf<HashMap<String, String>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let method = request.method().clone();
+    if reads(&method) {
+        let answer = checkpoints::below(app, path, request).await.into_response();
+        if answer.status() != StatusCode::NOT_FOUND {
+            return Ok(answer);
+        }
     }
+    Err(method_not_allowed(method).await)
+}
+
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 pub(super) async fn put(
