@@ -82,6 +82,8 @@ impl Host {
 
     /// Starts it again, on the same port.
     pub fn restart(&mut self) -> Result<()> {
+        // As long as the one before listens, the next one cannot, and it is taken for it.
+        self.stop();
         let mut daemon = Daemon::start(self.name, &self.command, &self.log, None)?;
         daemon.wait_for_port(self.port)?;
         self.daemon = Some(daemon);

@@ -113,7 +113,7 @@ async fn what_may_pass_is_tried_again_and_the_rest_is_final() {
         ("403 Forbidden\r\n", "scope working-sets"),
         (
             "404 Not Found\r\nContent-Type: application/problem+json\r\n",
-            "HTTP 404 Not Found: It says why. And what to do.",
+            "HTTP 404 Not Found: It says why. And what to do; does a pageferry-server",
         ),
         ("405 Method Not Allowed\r\n", "pageferry-server"),
         ("413 Payload Too Large\r\n", "HTTP 413"),
