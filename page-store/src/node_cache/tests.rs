@@ -470,7 +470,14 @@ async fn killed_writers_leave_nothing_wrong_and_their_segments_to_others() {
         let fresh = open(dir.path());
         let (old, new) = (count(&cache, 0..200).await, count(&fresh, 0..200).await);
         assert_eq!(old, new, "round {round}");
-        assert!(used(dir.path()) <= MIN_CACHE_BYTES);
+        // Nobody writes any more, but the kernel writes back: ext4 adds what it has reserved for a file to what it has allocated, and for a
+        // moment a block can be both.
+        let looks = (0..50).map(|look| {
+            std::thread::sleep(Duration::from_millis(look));
+            used(dir.path())
+        });
+        let used = looks.take_while(|used| *used > MIN_CACHE_BYTES).collect::<Vec<_>>();
+        assert!(used.len() < 50, "{used:?} bytes in round {round}");
         let counters = [counters(&cache), counters(&fresh)];
         assert_eq!(counters.map(|counters| load(&counters.wrong)), [0, 0], "round {round}");
     }
