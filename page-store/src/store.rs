@@ -118,7 +118,7 @@ impl Store {
     /// All runs of a task that touch `range`, clipped to it, sorted by address, neighbours merged. Addresses without a run are not
     /// in the store. Loads (once) the parts of the index that it needs.
     pub async fn runs(&self, pid: Pid, range: PageRange) -> Result<Vec<Run>> {
-        // As nearly always, and a tenth of the time that a page costs a server is saved by not preparing for more.
+        // As nearly always: to prepare for waiting took a few percent of the time that a page costs a server.
         if let Some(runs) = self.loaded_runs(pid, range)? {
             return Ok(runs);
         }
