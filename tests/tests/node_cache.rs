@@ -212,8 +212,13 @@ fn a_cache_that_is_damaged_changes_nothing() -> Result<()> {
 #[test]
 #[ignore = "a measurement: run it alone, with --nocapture"]
 fn first_reply_from_the_cache_beside_a_local_store() -> Result<()> {
+    first_replies("redis", 217_000)?;
+    first_replies("java", 1_000_000)
+}
+
+fn first_replies(program: &str, size: usize) -> Result<()> {
     const RUNS: usize = 21;
-    let Scene { work, checkpoint, split } = scene("redis", 217_000)?;
+    let Scene { work, checkpoint, split } = scene(program, size)?;
     let host = Host::server(&work, &split.store)?;
     let link = SlowLink::to(host.port(), Speed { round_trip: Duration::from_millis(50), rate: Some(200e6) })?;
     let cache = work.path().join("cache").display().to_string();
@@ -245,7 +250,7 @@ fn first_reply_from_the_cache_beside_a_local_store() -> Result<()> {
     }
     times.iter_mut().for_each(|times| times.sort_unstable());
     let [local, cached] = times.map(|times| (times[0], times[RUNS / 2], times[RUNS - 1]));
-    println!("first reply, smallest, median, largest: local store {local:?}, node cache {cached:?}");
+    println!("{program}, first reply, smallest, median, largest: local store {local:?}, node cache {cached:?}");
     println!("ratio of medians {:.3}", cached.1.as_secs_f64() / local.1.as_secs_f64());
     Ok(())
 }
